@@ -1,0 +1,96 @@
+"""JSON in which every number keeps its digits.
+
+Binary floats lose digits of durations; Python's own decoder makes floats, and ``Decimal`` alone loses ``1.50`` on the
+way out. Here a number is its own text: :class:`JsonNumber`. Used for what the provider sends, which must be rated
+exactly and shown again digit for digit.
+"""
+
+import json
+from collections.abc import Iterator
+from decimal import Decimal, InvalidOperation
+from json.encoder import encode_basestring_ascii
+from typing import Final
+
+MAX_DEPTH: Final = 64
+"""Arrays and objects nested deeper are refused."""
+
+
+class JsonNumber(str):
+    """The digits of a JSON number, or ``NaN``, ``Infinity``, ``-Infinity``, which lenient decoders let pass."""
+
+    __slots__ = ()
+
+    def decimal(self) -> Decimal | None:
+        """The exact value; ``None`` if it is not finite or its exponent is beyond any use."""
+        try:
+            value = Decimal(self)
+        except InvalidOperation:
+            return None
+        return value if value.is_finite() else None
+
+
+class InvalidJson(ValueError):
+    """The text is not JSON, or nests deeper than :data:`MAX_DEPTH`. The message holds nothing of the text."""
+
+
+def loads(text: bytes | str) -> object:
+    """Decode JSON; numbers become :class:`JsonNumber`. Raises :class:`InvalidJson`."""
+    try:
+        value = json.loads(text, parse_int=JsonNumber, parse_float=JsonNumber, parse_constant=JsonNumber)
+    except RecursionError:
+        raise InvalidJson("nested too deeply") from None
+    except ValueError:
+        raise InvalidJson("not valid JSON") from None
+    if _depth(value) > MAX_DEPTH:
+        raise InvalidJson("nested too deeply")
+    return value
+
+
+def dumps(value: object) -> str:
+    """Encode what :func:`loads` gave, compactly, every number digit for digit. ``NaN`` and its like stay as they came."""
+    return "".join(_tokens(value))
+
+
+def _depth(value: object) -> int:
+    deepest = 0
+    waiting = [(value, 1)]
+    while waiting:
+        item, depth = waiting.pop()
+        if isinstance(item, dict):
+            children = list(item.values())
+        elif isinstance(item, list):
+            children = item
+        else:
+            continue
+        deepest = max(deepest, depth)
+        waiting.extend((child, depth + 1) for child in children)
+    return deepest
+
+
+def _tokens(value: object) -> Iterator[str]:
+    match value:
+        case JsonNumber():
+            yield str(value)
+        case str():
+            yield encode_basestring_ascii(value)
+        case dict():
+            yield "{"
+            for position, (key, item) in enumerate(value.items()):
+                yield ("," if position else "") + encode_basestring_ascii(str(key)) + ":"
+                yield from _tokens(item)
+            yield "}"
+        case list() | tuple():
+            yield "["
+            for position, item in enumerate(value):
+                if position:
+                    yield ","
+                yield from _tokens(item)
+            yield "]"
+        case None:
+            yield "null"
+        case bool():
+            yield "true" if value else "false"
+        case int():
+            yield str(value)
+        case _:
+            raise TypeError(f"{type(value).__name__} has no lossless JSON form")
