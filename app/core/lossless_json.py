@@ -47,7 +47,7 @@ def loads(text: bytes | str) -> object:
 
 
 def dumps(value: object) -> str:
-    """Encode what :func:`loads` gave, compactly, every number digit for digit. ``NaN`` and its like stay as they came."""
+    """Encode what :func:`loads` gave, compactly, each number digit for digit, ``NaN`` and its like included."""
     return "".join(_tokens(value))
 
 

@@ -1,0 +1,214 @@
+"""Strict documents from clients: what each kind of field accepts, and errors that point at the place.
+
+Bodies are decoded with numbers as their digits (:mod:`app.core.lossless_json`) and validated here, so that no amount
+passes through a float, no ``true`` counts as 1 and no number as a string. All errors of a document are reported at once.
+"""
+
+import unicodedata
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, ValidationError, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from app.core.lossless_json import InvalidJson, JsonNumber, loads
+from app.core.units import (
+    Instant,
+    InvalidQuantity,
+    MicroCredits,
+    Micros,
+    millionths,
+    parse_credits,
+    parse_instant,
+    parse_seconds,
+)
+from app.errors import INVALID_JSON, INVALID_REQUEST, FieldError, Problem
+
+MAX_ERRORS = 50
+"""A problem document lists at most so many errors."""
+
+MAX_TEXT = 128
+"""Ids, names and references are at most so long."""
+
+
+class Document(BaseModel):
+    """A JSON object from a client; unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+
+def _refuse(message: str) -> PydanticCustomError:
+    return PydanticCustomError("refused", "{message}", {"message": message})
+
+
+def _reader(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def validate(value: Any) -> Any:
+        try:
+            return read(value)
+        except InvalidQuantity as error:
+            raise _refuse(str(error)) from None
+
+    return validate
+
+
+def _plain_text(value: Any) -> str:
+    if type(value) is not str:
+        raise InvalidQuantity("must be a string")
+    return value
+
+
+def printable(text: str, longest: int = MAX_TEXT) -> str:
+    """``text`` if it has 1 to ``longest`` printable characters; else :class:`InvalidQuantity`."""
+    if not 1 <= len(text) <= longest:
+        raise InvalidQuantity(f"must have 1 to {longest} characters")
+    if any(unicodedata.category(character) in {"Cc", "Cs", "Cn", "Co", "Zl", "Zp"} for character in text):
+        raise InvalidQuantity("must hold printable characters only")
+    return text
+
+
+def _number(value: Any) -> JsonNumber:
+    if not isinstance(value, JsonNumber):
+        raise InvalidQuantity("must be a JSON number")
+    return value
+
+
+def _duration(value: Any) -> Micros:
+    number = _number(value).decimal()
+    if number is None:
+        raise InvalidQuantity("must be a finite number of seconds")
+    return parse_seconds(number)
+
+
+def _whole(value: Any) -> int:
+    number = _number(value)
+    digits = number.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit()) or len(digits) > 15:
+        raise InvalidQuantity("must be a whole number")
+    return int(number)
+
+
+def _money_text(value: Any) -> str:
+    if type(value) is not str:
+        raise InvalidQuantity('must be a decimal string such as "12.5", not a JSON number')
+    return value
+
+
+def _not_negative(amount: int) -> int:
+    if amount < 0:
+        raise InvalidQuantity("must not be negative")
+    return amount
+
+
+def _positive(amount: int) -> int:
+    if amount <= 0:
+        raise InvalidQuantity("must be more than 0")
+    return amount
+
+
+def _at_most_one(factor: int) -> int:
+    if factor > 1_000_000:
+        raise InvalidQuantity("must be at most 1")
+    return factor
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise InvalidQuantity("must be true or false")
+    return value
+
+
+_DECIMAL_SCHEMA = {"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]{1,6})?$", "examples": ["12.5"]}
+
+Credits = Annotated[
+    MicroCredits,
+    PlainValidator(_reader(lambda v: MicroCredits(_not_negative(parse_credits(_money_text(v)))))),
+    WithJsonSchema(_DECIMAL_SCHEMA),
+]
+"""An amount of credits ≥ 0, as a decimal string."""
+
+PositiveCredits = Annotated[
+    MicroCredits,
+    PlainValidator(_reader(lambda v: MicroCredits(_positive(parse_credits(_money_text(v)))))),
+    WithJsonSchema(_DECIMAL_SCHEMA),
+]
+
+Factor = Annotated[
+    int,
+    PlainValidator(_reader(lambda v: _at_most_one(_not_negative(millionths(_money_text(v)))))),
+    WithJsonSchema(_DECIMAL_SCHEMA),
+]
+"""A factor from 0 to 1 in millionths, as a decimal string."""
+
+Duration = Annotated[
+    Micros, PlainValidator(_reader(_duration)), WithJsonSchema({"type": "number", "minimum": 0, "examples": [30]})
+]
+"""A duration in seconds, exact to the microsecond, as a JSON number."""
+
+WholeNumber = Annotated[
+    int,
+    PlainValidator(_reader(lambda v: _not_negative(_whole(v)))),
+    WithJsonSchema({"type": "integer", "minimum": 0}),
+]
+
+Moment = Annotated[
+    Instant,
+    PlainValidator(_reader(lambda v: parse_instant(_plain_text(v)))),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
+]
+"""An RFC 3339 instant."""
+
+Text = Annotated[
+    str,
+    PlainValidator(_reader(lambda v: printable(_plain_text(v)))),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_TEXT}),
+]
+"""Printable text of 1 to 128 characters."""
+
+Flag = Annotated[bool, PlainValidator(_reader(_boolean)), WithJsonSchema({"type": "boolean"})]
+
+PlainString = BeforeValidator(_reader(_plain_text))
+"""Before an enum: a JSON number's digits are no member's name."""
+
+AnyDocument = TypeVar("AnyDocument", bound=Document)
+
+
+def decode(body: bytes) -> object:
+    """Decode a body; a 422 ``invalid-json`` :class:`~app.errors.Problem` if it is not JSON in UTF-8."""
+    try:
+        return loads(body.decode("utf-8"))
+    except (InvalidJson, UnicodeDecodeError) as error:
+        detail = str(error) if isinstance(error, InvalidJson) else "not UTF-8"
+        raise Problem(INVALID_JSON, detail) from None
+
+
+def validate(kind: type[AnyDocument], value: object, pointer: str = "") -> AnyDocument:
+    """Validate a decoded ``value`` as a document; a 422 :class:`~app.errors.Problem` with all errors if it is none."""
+    if not isinstance(value, dict):
+        raise Problem(INVALID_REQUEST, "must be a JSON object", errors=[FieldError(pointer, "must be a JSON object")])
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise Problem(
+            INVALID_REQUEST,
+            "the body does not have the form that this call takes",
+            errors=[
+                FieldError(pointer + _pointer(item["loc"]), _message(item["type"], item["msg"]))
+                for item in error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
+            ],
+        ) from None
+
+
+def _pointer(location: tuple[int | str, ...]) -> str:
+    return "".join("/" + _shown(str(part)).replace("~", "~0").replace("/", "~1") for part in location)
+
+
+def _shown(name: str) -> str:
+    """A field name of the client's own making, safe to give back: bounded, without control or half characters."""
+    return "".join(c if unicodedata.category(c) not in {"Cc", "Cs"} else "�" for c in name[:MAX_TEXT])
+
+
+_MESSAGES = {"missing": "is required", "extra_forbidden": "is not a field of this document"}
+
+
+def _message(kind: str, message: str) -> str:
+    return _MESSAGES.get(kind, message)

@@ -1,0 +1,91 @@
+"""Errors that reach a client: one class, a stable code each (RFC 9457 ``application/problem+json``).
+
+``Problem`` is raised where a request cannot be done as asked. Each code has one status and says whether the same
+request may succeed later (``retryable``). Nothing else that is raised is meant for a client's eyes.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """What is wrong with one place of a request; ``pointer`` is a JSON pointer (RFC 6901) into the body."""
+
+    pointer: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A kind of problem."""
+
+    name: str
+    status: int
+    title: str
+    retryable: bool = False
+
+
+INVALID_REQUEST: Final = Code("invalid-request", 422, "The request is not valid")
+INVALID_JSON: Final = Code("invalid-json", 422, "The body is not valid JSON")
+UNAUTHORIZED: Final = Code("unauthorized", 401, "A valid key is required")
+NOT_FOUND: Final = Code("not-found", 404, "There is nothing here")
+METHOD_NOT_ALLOWED: Final = Code("method-not-allowed", 405, "This method is not allowed here")
+BODY_TOO_LARGE: Final = Code("body-too-large", 413, "The body is too large")
+INSUFFICIENT_CREDITS: Final = Code("insufficient-credits", 402, "The user's credits do not cover a session")
+STARTS_STOPPED: Final = Code("starts-stopped", 503, "Starts are stopped for everyone", retryable=True)
+USER_SUSPENDED: Final = Code("user-suspended", 409, "The user is suspended")
+TOO_MANY_SESSIONS: Final = Code("too-many-sessions", 409, "The user has too many sessions at once")
+SPEND_LIMIT_REACHED: Final = Code("spend-limit-reached", 409, "The user's spend limit does not cover a session")
+SESSION_MISMATCH: Final = Code("session-mismatch", 409, "The heartbeat belongs to another session")
+CAPABILITY_MISSING: Final = Code("capability-missing", 409, "The provider cannot do this")
+REFERENCE_CONFLICT: Final = Code("reference-conflict", 409, "The reference was used for another grant")
+IDEMPOTENCY_CONFLICT: Final = Code("idempotency-conflict", 422, "The idempotency key was used for another request")
+IDEMPOTENCY_IN_FLIGHT: Final = Code(
+    "idempotency-in-flight", 409, "A request with this idempotency key is under way", retryable=True
+)
+IDEMPOTENCY_EXPIRED: Final = Code("idempotency-key-expired", 409, "The answer of this idempotency key is gone")
+PROVIDER_REFUSED: Final = Code("provider-refused", 502, "The provider refused to start the session")
+PROVIDER_UNCONFIRMED: Final = Code("provider-unconfirmed", 504, "It is not known whether the session started")
+PROVIDER_UNAVAILABLE: Final = Code("provider-unavailable", 502, "The provider's timeline could not be had", True)
+BUSY: Final = Code("busy", 503, "The service is busy", retryable=True)
+UNAVAILABLE: Final = Code("unavailable", 503, "The service cannot reach its database", retryable=True)
+INTERNAL: Final = Code("internal-error", 500, "Something broke here")
+
+
+class Problem(Exception):
+    """A request that cannot be done as asked.
+
+    ``detail`` explains this occurrence to a person; ``errors`` point into the body; ``extra`` holds further members of
+    the problem document; ``headers`` go with the answer.
+    """
+
+    def __init__(
+        self,
+        code: Code,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        extra: Mapping[str, object] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(f"{code.name}: {detail}")
+        self.kind = code
+        self.detail = detail
+        self.errors = tuple(errors)
+        self.extra = dict(extra or {})
+        self.headers = dict(headers or {})
+
+    @property
+    def status(self) -> int:
+        return self.kind.status
+
+    @property
+    def code(self) -> str:
+        return self.kind.name
+
+
+def invalid(pointer: str, detail: str) -> Problem:
+    """A 422 about one place of the body."""
+    return Problem(INVALID_REQUEST, f"{pointer or 'the body'}: {detail}", errors=[FieldError(pointer, detail)])
