@@ -1,0 +1,1 @@
+"""PostgreSQL: the tables, the migrations, the embedded server, and the one place that commits."""

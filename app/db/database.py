@@ -1,0 +1,132 @@
+"""The one place that commits.
+
+Everything that changes rows does so inside :meth:`Database.transaction`, which begins, commits and rolls back; no other
+module does (``tests/architecture``). Connections carry no session state, so a transaction-pooling proxy may stand
+between: prepared statements are off and limits are set per transaction.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
+
+from app.core.units import Instant, Micros, instant_of
+from app.db.migrate import expected_version
+
+LOCK_TIMEOUT_MS: Final = 5_000
+"""A transaction waits at most so long for a row that another one holds."""
+
+STATEMENT_TIMEOUT_MS: Final = 20_000
+POOL_SIZE: Final = 10
+POOL_TIMEOUT_S: Final = 5
+CONNECT_TIMEOUT_S: Final = 5
+
+Transaction = AsyncConnection
+"""A connection inside a transaction that its owner will commit: execute on it, never commit it."""
+
+_LIMITS: Final = text(
+    f"select set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true), "
+    f"set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true)"
+)
+
+_UNSAFE: Final = {
+    "fsync": "off",
+    "full_page_writes": "off",
+    "synchronous_commit": "off",
+}
+
+
+class DatabaseUnavailable(Exception):
+    """The database could not be reached, or gave up waiting; the outcome of a commit under way is unknown.
+
+    Safe to try again with the same natural or idempotency key.
+    """
+
+
+class Database:
+    """A pool of connections of the service's role."""
+
+    def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
+        self._url = make_url(url).set(drivername="postgresql+psycopg")
+        self._engine = create_async_engine(
+            self._url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=POOL_TIMEOUT_S,
+            pool_pre_ping=False,
+            connect_args={"prepare_threshold": None, "connect_timeout": CONNECT_TIMEOUT_S},
+        )
+
+    @property
+    def conninfo(self) -> str:
+        """The connection string for the driver itself, where a pool of statements is in the way."""
+        return self._url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Transaction]:
+        """One transaction: committed at the end of the block, rolled back if it raises.
+
+        Raises :class:`DatabaseUnavailable` for a lost connection, an exhausted pool, a lock or statement that waited
+        too long, or a deadlock.
+        """
+        async with self._translated(), self._engine.begin() as connection:
+            await connection.execute(_LIMITS)
+            yield connection
+
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[Transaction]:
+        """One read-only transaction in which every statement sees the same state."""
+        async with self._translated(), self._engine.connect() as connection:
+            connection = await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            async with connection.begin():
+                await connection.execute(_LIMITS)
+                yield connection
+
+    @asynccontextmanager
+    async def _translated(self) -> AsyncIterator[None]:
+        try:
+            yield
+        except (OperationalError, PoolTimeout) as error:
+            raise DatabaseUnavailable(type(error).__name__) from error
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise DatabaseUnavailable(type(error).__name__) from error
+            raise
+
+    async def clock(self) -> Instant:
+        """The database's clock now."""
+        async with self.reading() as connection:
+            return instant_of((await connection.execute(text("select clock_timestamp()"))).scalar_one())
+
+    async def create_tick_partitions(self, first_day: str, days: int) -> None:
+        """Make sure that heartbeats of ``days`` days from ``first_day`` (ISO, UTC) on have their partitions."""
+        async with self.transaction() as transaction:
+            await transaction.execute(
+                text("select create_tick_partitions(cast(:first as date), :days)"), {"first": first_day, "days": days}
+            )
+
+    async def faults(self) -> list[str]:
+        """Why this database must not be worked on: wrong schema version, settings that lose commits, a standby."""
+        found: list[str] = []
+        async with self.reading() as connection:
+            version = (await connection.execute(text("select version_num from alembic_version"))).scalar_one_or_none()
+            if version != expected_version():
+                found.append(f"schema version {version} where {expected_version()} is expected: run talktime migrate")
+            for name, unsafe in _UNSAFE.items():
+                if (await connection.execute(text(f"show {name}"))).scalar_one() == unsafe:
+                    found.append(f"{name} is off: acknowledged heartbeats could be lost")
+            if (await connection.execute(text("select pg_is_in_recovery()"))).scalar_one():
+                found.append("the database is a standby")
+        return found
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+
+def disagreement(before: Instant, database: Instant, after: Instant) -> Micros:
+    """How far our clock is behind the database's, judged by a reading taken between ``before`` and ``after``."""
+    return Micros(database - (before + after) // 2)

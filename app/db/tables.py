@@ -1,0 +1,494 @@
+"""The tables. Every one is declared distributed, reference or local, and append-only or not.
+
+* *Distributed* tables grow with use; their ``account_id`` is in every primary key, unique constraint and foreign key,
+  so that the database can one day be spread over machines by account.
+* *Reference* tables are small and would be copied to every machine.
+* *Local* tables belong to the processes around one database.
+
+What grows *append-only* may be inserted and read by the service, never changed: the database refuses it.
+Amounts are micro-credits, durations microseconds. No column has a default that reads a clock.
+"""
+
+from typing import Any, Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Date,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.schema import SchemaItem
+
+from app.db.types import BytesType, InstantType
+
+metadata = MetaData(
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "ix": "%(table_name)s_%(column_0_N_name)s_idx",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+    }
+)
+
+DISTRIBUTED: Final = "distributed"
+REFERENCE: Final = "reference"
+LOCAL: Final = "local"
+
+
+def _distributed(name: str, key: tuple[str, ...], *items: SchemaItem, append_only: bool = False) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("account_id", Uuid, nullable=False),
+        *items,
+        PrimaryKeyConstraint("account_id", *key),
+        info={"placement": DISTRIBUTED, "append_only": append_only},
+    )
+
+
+def _table(name: str, placement: str, *items: SchemaItem) -> Table:
+    return Table(name, metadata, *items, info={"placement": placement, "append_only": False})
+
+
+def _col(name: str, kind: Any, *, nullable: bool = False) -> Column[Any]:
+    return Column(name, kind, nullable=nullable)
+
+
+def _of_account(*columns: str, table: str) -> ForeignKeyConstraint:
+    """A foreign key within the account: ``columns`` name the row of ``table`` beside ``account_id``."""
+    keys = tuple(metadata.tables[table].primary_key.columns.keys())
+    return ForeignKeyConstraint(["account_id", *columns], [f"{table}.{key}" for key in keys])
+
+
+accounts = _distributed(
+    "accounts",
+    (),
+    _col("user_id", Text),
+    _col("balance", BigInteger),
+    _col("debt", BigInteger),
+    _col("held", BigInteger),
+    _col("credit_limit", BigInteger),
+    _col("seq", BigInteger),
+    _col("event_seq", BigInteger),
+    _col("head_mac", BytesType, nullable=True),
+    _col("head_key", Text, nullable=True),
+    _col("last_entry_at", InstantType, nullable=True),
+    _col("next_due_at", InstantType, nullable=True),
+    _col("rate_card", Text, nullable=True),
+    _col("limits", JSONB),
+    _col("suspended", Boolean),
+    _col("alerts", JSONB, nullable=True),
+    _col("created_at", InstantType),
+)
+
+limit_changes = _distributed(
+    "limit_changes",
+    ("n",),
+    _col("n", Integer),
+    _col("credit_limit", BigInteger),
+    _col("reason", Text),
+    _col("at", InstantType),
+    append_only=True,
+)
+
+grants = _distributed(
+    "grants",
+    ("id",),
+    _col("id", Uuid),
+    _col("kind", Text),
+    _col("priority", SmallInteger),
+    _col("amount", BigInteger),
+    _col("effective_at", InstantType),
+    _col("expires_at", InstantType, nullable=True),
+    _col("cost_basis", BigInteger, nullable=True),
+    _col("reference", Text, nullable=True),
+    _col("metadata", JSONB),
+    _col("created_at", InstantType),
+    _col("remaining", BigInteger),
+    _col("held", BigInteger),
+    _col("state", Text),
+    UniqueConstraint("account_id", "reference"),
+)
+
+rate_cards = _table(
+    "rate_cards",
+    REFERENCE,
+    Column("id", Uuid, primary_key=True),
+    _col("name", Text),
+    _col("version", Integer),
+    _col("document", JSONB),
+    _col("effective_at", InstantType),
+    _col("match_persona", Text, nullable=True),
+    _col("match_scenario", Text, nullable=True),
+    _col("created_at", InstantType),
+    UniqueConstraint("name", "version"),
+)
+
+sessions = _distributed(
+    "sessions",
+    ("id",),
+    _col("id", Uuid),
+    _col("provider_session_id", Text, nullable=True),
+    _col("start_key", BytesType, nullable=True),
+    _col("persona", Text),
+    _col("scenario", Text),
+    _col("metadata", JSONB),
+    _col("state", Text),
+    Column("rate_card_id", Uuid, ForeignKey("rate_cards.id"), nullable=False),
+    _col("charge_from", Text, nullable=True),
+    _col("time_limit", BigInteger),
+    _col("authorized", BigInteger),
+    _col("accrued", BigInteger),
+    _col("charged", BigInteger, nullable=True),
+    _col("leakage", BigInteger, nullable=True),
+    _col("anomalies", ARRAY(Text)),
+    _col("requested_at", InstantType),
+    _col("started_at", InstantType, nullable=True),
+    _col("over_at", InstantType, nullable=True),
+    _col("settled_at", InstantType, nullable=True),
+    _col("steps", Integer),
+    _col("due_at", InstantType, nullable=True),
+    _col("lease_token", Uuid, nullable=True),
+    _col("lease_until", InstantType, nullable=True),
+    _col("attempts", Integer),
+    UniqueConstraint("account_id", "provider_session_id"),
+    UniqueConstraint("account_id", "start_key"),
+    _of_account(table="accounts"),
+)
+Index("sessions_due_at_idx", sessions.c.due_at, postgresql_where=sessions.c.due_at.is_not(None))
+Index("sessions_requested_at_idx", sessions.c.requested_at, sessions.c.id)
+Index("sessions_account_requested_at_idx", sessions.c.account_id, sessions.c.requested_at, sessions.c.id)
+
+session_steps = _distributed(
+    "session_steps",
+    ("session_id", "n"),
+    _col("session_id", Uuid),
+    _col("n", Integer),
+    _col("from_state", Text, nullable=True),
+    _col("to_state", Text),
+    _col("why", Text),
+    _col("at", InstantType),
+    _of_account("session_id", table="sessions"),
+    append_only=True,
+)
+
+holds = _distributed(
+    "holds",
+    ("session_id",),
+    _col("session_id", Uuid),
+    _col("amount", BigInteger),
+    _col("state", Text),
+    _col("changes", Integer),
+    _col("resolved_at", InstantType, nullable=True),
+    _of_account("session_id", table="sessions"),
+)
+
+hold_lines = _distributed(
+    "hold_lines",
+    ("session_id", "line"),
+    _col("session_id", Uuid),
+    _col("line", SmallInteger),
+    _col("grant_id", Uuid, nullable=True),
+    _col("amount", BigInteger),
+    ForeignKeyConstraint(["account_id", "session_id"], ["holds.account_id", "holds.session_id"]),
+    ForeignKeyConstraint(["account_id", "grant_id"], ["grants.account_id", "grants.id"]),
+)
+
+hold_changes = _distributed(
+    "hold_changes",
+    ("session_id", "n"),
+    _col("session_id", Uuid),
+    _col("n", Integer),
+    _col("delta", BigInteger),
+    _col("held_after", BigInteger),
+    _col("why", Text),
+    _col("at", InstantType),
+    ForeignKeyConstraint(["account_id", "session_id"], ["holds.account_id", "holds.session_id"]),
+    append_only=True,
+)
+Index("hold_changes_at_idx", hold_changes.c.account_id, hold_changes.c.at)
+
+entries = _distributed(
+    "entries",
+    ("id",),
+    _col("id", Uuid),
+    _col("seq", BigInteger),
+    _col("natural_key", Text),
+    _col("kind", Text),
+    _col("amount", BigInteger),
+    _col("balance_after", BigInteger),
+    _col("session_id", Uuid, nullable=True),
+    _col("grant_id", Uuid, nullable=True),
+    _col("reverses", Uuid, nullable=True),
+    _col("reason", Text, nullable=True),
+    _col("reference", Text, nullable=True),
+    _col("created_at", InstantType),
+    _col("key_id", Text),
+    _col("mac", BytesType),
+    UniqueConstraint("account_id", "seq"),
+    UniqueConstraint("account_id", "natural_key"),
+    _of_account(table="accounts"),
+    append_only=True,
+)
+Index("entries_created_at_idx", entries.c.account_id, entries.c.created_at, entries.c.seq)
+
+postings = _distributed(
+    "postings",
+    ("entry_id", "leg"),
+    _col("entry_id", Uuid),
+    _col("leg", SmallInteger),
+    _col("ledger_account", Text),
+    _col("amount", BigInteger),
+    _of_account("entry_id", table="entries"),
+    append_only=True,
+)
+
+funding = _distributed(
+    "funding",
+    ("entry_id", "line"),
+    _col("entry_id", Uuid),
+    _col("line", SmallInteger),
+    _col("debit_entry_id", Uuid),
+    _col("grant_id", Uuid, nullable=True),
+    _col("amount", BigInteger),
+    _of_account("entry_id", table="entries"),
+    append_only=True,
+)
+Index("funding_debit_entry_idx", funding.c.account_id, funding.c.debit_entry_id)
+
+ticks = _distributed(
+    "ticks",
+    ("session_id", "received_at", "id"),
+    _col("session_id", Uuid),
+    _col("received_at", InstantType),
+    _col("id", BigInteger),
+    _col("extra", JSONB, nullable=True),
+)
+
+snapshots = _distributed(
+    "snapshots",
+    ("session_id", "n"),
+    _col("session_id", Uuid),
+    _col("n", Integer),
+    _col("requested_at", InstantType),
+    _col("received_at", InstantType),
+    _col("timeline", BigInteger),
+    _col("speech", BigInteger),
+    _col("last_type", Text, nullable=True),
+    _col("digest", BytesType),
+    _col("shared_values", Integer),
+    _col("other_values", BytesType),
+    _of_account("session_id", table="sessions"),
+    append_only=True,
+)
+
+charges = _distributed(
+    "charges",
+    ("session_id", "version"),
+    _col("session_id", Uuid),
+    _col("version", Integer),
+    _col("engine_version", Text),
+    _col("evidence_digest", BytesType),
+    _col("snapshot_n", Integer),
+    _col("ticks", BytesType),
+    _col("amount", BigInteger),
+    _col("beyond_authorization", BigInteger),
+    _col("document", BytesType),
+    _col("entry_id", Uuid, nullable=True),
+    _col("created_at", InstantType),
+    _of_account("session_id", table="sessions"),
+    append_only=True,
+)
+
+idempotency = _distributed(
+    "idempotency",
+    ("key_hash",),
+    _col("key_hash", BytesType),
+    _col("request_hash", BytesType),
+    _col("state", Text),
+    _col("session_id", Uuid, nullable=True),
+    _col("status", SmallInteger, nullable=True),
+    _col("body", BytesType, nullable=True),
+    _col("sealed", BytesType, nullable=True),
+    _col("created_at", InstantType),
+    _col("purge_at", InstantType),
+)
+Index("idempotency_purge_at_idx", idempotency.c.purge_at)
+
+events = _distributed(
+    "events",
+    ("id",),
+    _col("id", Uuid),
+    _col("seq", BigInteger),
+    _col("type", Text),
+    _col("data", JSONB),
+    _col("created_at", InstantType),
+    UniqueConstraint("account_id", "seq"),
+    append_only=True,
+)
+
+deliveries = _distributed(
+    "deliveries",
+    ("event_id", "endpoint_id"),
+    _col("event_id", Uuid),
+    Column("endpoint_id", Uuid, ForeignKey("endpoints.id"), nullable=False),
+    _col("state", Text),
+    _col("attempts", Integer),
+    _col("due_at", InstantType, nullable=True),
+    _col("last_status", SmallInteger, nullable=True),
+    _col("last_error", Text, nullable=True),
+    _of_account("event_id", table="events"),
+)
+
+audit_log = _distributed(
+    "audit_log",
+    ("id",),
+    _col("id", Uuid),
+    _col("actor", Text),
+    _col("action", Text),
+    _col("target", Text),
+    _col("before", JSONB, nullable=True),
+    _col("after", JSONB, nullable=True),
+    _col("reason", Text, nullable=True),
+    _col("request_id", Text, nullable=True),
+    _col("address", Text, nullable=True),
+    _col("at", InstantType),
+    append_only=True,
+)
+
+security_events = _distributed(
+    "security_events",
+    ("session_id", "minute", "kind"),
+    _col("session_id", Uuid),
+    _col("minute", InstantType),
+    _col("kind", Text),
+    _col("count", BigInteger),
+)
+
+api_keys = _table(
+    "api_keys",
+    REFERENCE,
+    Column("id", Uuid, primary_key=True),
+    _col("name", Text),
+    _col("key_hash", BytesType),
+    _col("scopes", ARRAY(Text)),
+    _col("created_at", InstantType),
+    _col("expires_at", InstantType, nullable=True),
+    _col("revoked_at", InstantType, nullable=True),
+    UniqueConstraint("key_hash"),
+)
+
+endpoints = _table(
+    "endpoints",
+    REFERENCE,
+    Column("id", Uuid, primary_key=True),
+    _col("url", Text),
+    _col("description", Text, nullable=True),
+    _col("event_types", ARRAY(Text)),
+    _col("secrets", BytesType),
+    _col("state", Text),
+    _col("created_at", InstantType),
+)
+
+settings = _table(
+    "settings", REFERENCE, Column("name", Text, primary_key=True), _col("value", JSONB), _col("changed_at", InstantType)
+)
+
+admin_users = _table(
+    "admin_users",
+    REFERENCE,
+    Column("id", Uuid, primary_key=True),
+    _col("name", Text),
+    _col("password_hash", Text),
+    _col("role", Text),
+    _col("created_at", InstantType),
+    _col("disabled_at", InstantType, nullable=True),
+    UniqueConstraint("name"),
+)
+
+job_leases = _table(
+    "job_leases",
+    LOCAL,
+    Column("job", Text, primary_key=True),
+    _col("next_run_at", InstantType),
+    _col("token", Uuid, nullable=True),
+    _col("leased_until", InstantType, nullable=True),
+)
+
+provider_budget = _table(
+    "provider_budget",
+    LOCAL,
+    Column("provider", Text, primary_key=True),
+    _col("window_start", InstantType),
+    _col("permits_used", Integer),
+    _col("blocked_until", InstantType, nullable=True),
+)
+
+receiving = _table(
+    "receiving",
+    LOCAL,
+    _col("process_id", Uuid),
+    _col("from_at", InstantType),
+    _col("to_at", InstantType),
+    PrimaryKeyConstraint("process_id", "from_at"),
+)
+
+key_use = _table(
+    "key_use",
+    LOCAL,
+    _col("key_id", Uuid),
+    _col("day", Date),
+    _col("last_used_at", InstantType),
+    PrimaryKeyConstraint("key_id", "day"),
+)
+
+admin_sessions = _table(
+    "admin_sessions",
+    LOCAL,
+    Column("token_hash", BytesType, primary_key=True),
+    _col("admin", Text),
+    _col("role", Text),
+    _col("created_at", InstantType),
+    _col("expires_at", InstantType),
+)
+
+simulations = _table(
+    "simulations",
+    LOCAL,
+    Column("id", Uuid, primary_key=True),
+    _col("state", Text),
+    _col("request", JSONB),
+    _col("result", JSONB, nullable=True),
+    _col("progress", Integer),
+    _col("created_at", InstantType),
+)
+
+exported_heads = _table(
+    "exported_heads",
+    LOCAL,
+    Column("id", Uuid, primary_key=True),
+    _col("accounts", BigInteger),
+    _col("digest", BytesType),
+    _col("created_at", InstantType),
+)
+
+verify_runs = _table(
+    "verify_runs",
+    LOCAL,
+    Column("id", Uuid, primary_key=True),
+    _col("started_at", InstantType),
+    _col("finished_at", InstantType, nullable=True),
+    _col("findings", JSONB, nullable=True),
+)
