@@ -1,7 +1,7 @@
 """Strict documents from clients: what each kind of field accepts, and errors that point at the place.
 
 Bodies are decoded with numbers as their digits (:mod:`app.core.lossless_json`) and validated here, so that no amount
-passes through a float, no ``true`` counts as 1 and no number as a string. All errors of a document are reported at once.
+passes through a float, no ``true`` counts as 1 and no number as a string. Errors of a document are reported together.
 """
 
 import unicodedata
