@@ -23,10 +23,10 @@ class Provider:
     url: str
     key: str
     clock: Clock
+    client: httpx.Client
 
     def call(self, method: str, path: str, **options: Any) -> httpx.Response:
-        headers = {"x-api-key": self.key} | options.pop("headers", {})
-        return httpx.request(method, self.url + path, headers=headers, trust_env=False, timeout=5, **options)
+        return self.client.request(method, path, **options)
 
     def start(self, scenario: str, **fields: object) -> str:
         """Start a session and return the provider's id of it."""
@@ -56,7 +56,12 @@ def provider(config: SimulatorConfig | None = None, *, speed: int = 60, **change
     thread.start()
     try:
         assert ready.wait(10), "the simulated provider did not start"
-        yield Provider(simulator.url, simulator.config.api_key, simulator.config.clock)
+        key = simulator.config.api_key
+        # verify=False: loading the authorities takes longer than most of these tests, and there is no TLS here.
+        with httpx.Client(
+            base_url=simulator.url, headers={"x-api-key": key}, trust_env=False, verify=False, timeout=5
+        ) as client:
+            yield Provider(simulator.url, key, simulator.config.clock, client)
     finally:
         simulator.stop()
         thread.join(10)
