@@ -23,7 +23,16 @@ class Simulator:
     def __init__(self, config: SimulatorConfig) -> None:
         self.config = config
         family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-        self._socket = socket.create_server((config.host, config.port), family=family, backlog=2048)
+        # The protocol is named because asyncio switches Nagle's algorithm off only where it is: without it each answer,
+        # written in two parts, waits 40 ms for the client's delayed acknowledgement.
+        self._socket = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            self._socket.bind((config.host, config.port))
+        except OSError:
+            self._socket.close()
+            raise
+        self._socket.listen(2048)
         port = self._socket.getsockname()[1]
         self.url = f"http://[{config.host}]:{port}" if ":" in config.host else f"http://{config.host}:{port}"
         settings = uvicorn.Config(
