@@ -24,7 +24,7 @@ def simulated() -> Iterator[Provider]:
 
 
 @asynccontextmanager
-async def gabber(simulated: Provider, timeout_ms: int = 300, key: str = "") -> AsyncIterator[Gabber]:
+async def gabber(simulated: Provider, timeout_ms: int = 5000, key: str = "") -> AsyncIterator[Gabber]:
     # The time-out is real time here, so that a slow machine does not turn into a fault.
     clock = _Stamps(simulated)
     timeout = Micros(timeout_ms * 1000)
@@ -109,12 +109,21 @@ STARTS: dict[str, tuple[type, int | None, bool]] = {
 }
 
 
+# For what hangs, or comes after half a second: soon enough; anything else has all the time it needs.
+PATIENCE_MS = 200
+SLOW = ("slow", "hang", "hang_after")
+
+
+def patience_ms(fault: str) -> int:
+    return PATIENCE_MS if fault.partition(".")[2] in SLOW else 5000
+
+
 @pytest.mark.parametrize("fault", STARTS)
 async def test_a_start_meets(fault: str, simulated: Provider) -> None:
     kind, status, really = STARTS[fault]
     simulated.misbehave(**{fault.replace(".", "_"): 1})
     before = simulated.call("GET", "/sim/sessions").json()["total"]
-    async with gabber(simulated) as adapter:
+    async with gabber(simulated, patience_ms(fault)) as adapter:
         outcome = await adapter.start(asked())
     assert isinstance(outcome, kind), outcome
     if isinstance(outcome, Refused):
@@ -157,7 +166,7 @@ async def test_a_pull_meets(fault: str, simulated: Provider) -> None:
     session_id = simulated.start("guide", time_limit_s=1)
     while len(simulated.truth(session_id)["timeline"]) < 2:
         pass
-    async with gabber(simulated) as adapter:
+    async with gabber(simulated, patience_ms(fault)) as adapter:
         pulled = await adapter.timeline(session_id)
     expected = PULLS[fault]
     if isinstance(expected, PullFailure):
