@@ -1,0 +1,1 @@
+"""PostgreSQL: everything that opens, starts or commits to a database."""
