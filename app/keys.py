@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 
 class Purpose(StrEnum):
-    WEBHOOK_TOKEN = "webhook-token"
+    WEBHOOK = "webhook"
     SEALING = "sealing"
     LEDGER = "ledger"
 

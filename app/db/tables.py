@@ -276,7 +276,7 @@ ticks = _distributed(
     _col("session_id", Uuid),
     _col("received_at", InstantType),
     _col("id", BigInteger),
-    _col("extra", JSONB, nullable=True),
+    _col("extra", Text, nullable=True),
 )
 
 snapshots = _distributed(

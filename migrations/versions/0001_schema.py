@@ -235,7 +235,7 @@ create table ticks (
     session_id uuid not null,
     received_at timestamptz not null,
     id bigint not null,
-    extra jsonb,
+    extra text,
     constraint ticks_pkey primary key (account_id, session_id, received_at, id)
 ) partition by range (received_at);
 
