@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from app.core.lossless_json import dumps, loads
 from app.core.units import Instant, Micros, instant_of
 from app.db.migrate import expected_version
 
@@ -59,6 +60,9 @@ class Database:
             pool_timeout=POOL_TIMEOUT_S,
             pool_pre_ping=False,
             connect_args={"prepare_threshold": None, "connect_timeout": CONNECT_TIMEOUT_S},
+            # Clients' documents keep the digits of their numbers on the way in and out.
+            json_serializer=dumps,
+            json_deserializer=loads,
         )
 
     @property

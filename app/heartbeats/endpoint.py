@@ -1,9 +1,9 @@
 """``POST /webhooks/gabber/{token}``: a small ASGI application in front of the others.
 
-In order: the token is checked without a look-up; the body is read, bounded; the arrival is stamped once, from one clock;
-the session in the body must be the token's; the tick is made durable; 204. A heartbeat of a session whose provider id is
-known takes the fast path, a first one binds it in an ordinary transaction. Every failure of the token is the same empty
-404.
+In order: the token is checked without a look-up; the body is read, bounded; the arrival is stamped once, from one
+clock; the session in the body must be the token's; the tick is made durable; 204. A heartbeat of a session whose
+provider id is known takes the fast path; the first one binds it in an ordinary transaction. Every failure of the token
+is the same empty 404.
 """
 
 from collections import OrderedDict

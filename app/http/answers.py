@@ -29,7 +29,8 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def response(self) -> Response:
-        return Response(encode(self.content), self.status, self.headers, media_type="application/json")
+        kind = "application/problem+json" if self.status >= 400 else "application/json"
+        return Response(encode(self.content), self.status, self.headers, media_type=kind)
 
 
 def json_response(content: Any, status: int = 200) -> Response:

@@ -114,14 +114,6 @@ def stored_answer(row: Row[tuple[object, ...]]) -> Answer:
     return Answer(status, msgspec.Raw(body), REPLAYED)
 
 
-def replayed(answer: Answer) -> Response:
-    """A stored answer as a response."""
-    response = answer.response()
-    if answer.status >= 400:
-        response.headers["content-type"] = "application/problem+json"
-    return response
-
-
 async def write_once(
     database: Database,
     account_id: UUID,
@@ -138,7 +130,7 @@ async def write_once(
             return (await work(transaction)).response()
         row = await claim(transaction, account_id, key, now)
         if row is not None:
-            return replayed(stored_answer(row))
+            return stored_answer(row).response()
         try:
             async with transaction.begin_nested():
                 answer = await work(transaction)

@@ -328,12 +328,28 @@ async def open_book(
     ).one_or_none()
     if row is None:
         return None
-    grant_rows = (
-        await transaction.execute(select(grants).where(grants.c.account_id == account_id, grants.c.remaining > 0))
-    ).all()
+    grant_rows = await _unspent_grants(transaction, account_id)
+    account = await _account(transaction, row, grant_rows, now, sessions)
+    return Book(transaction, ports, now, row, account, {grant.id: grant_of(grant) for grant in grant_rows})
+
+
+async def account_now(transaction: Transaction, row: Row[Any], now: Instant) -> Account:
+    """The account in ``row`` as it is at ``now``, to look at: nothing of it is ever written."""
+    return await _account(transaction, row, await _unspent_grants(transaction, row.account_id), now, ())
+
+
+async def _unspent_grants(transaction: Transaction, account_id: UUID) -> Sequence[Row[Any]]:
+    statement = select(grants).where(grants.c.account_id == account_id, grants.c.remaining > 0)
+    return (await transaction.execute(statement)).all()
+
+
+async def _account(
+    transaction: Transaction, row: Row[Any], grant_rows: Sequence[Row[Any]], now: Instant, sessions: Sequence[UUID]
+) -> Account:
+    account_id: UUID = row.account_id
     stored = {grant.id: grant_of(grant) for grant in grant_rows}
     found = {session_id: await _hold(transaction, account_id, session_id) for session_id in sessions}
-    account = Account(
+    return Account(
         now=now,
         balance=row.balance,
         debt=row.debt,
@@ -345,7 +361,6 @@ async def open_book(
         debts=await _debts(transaction, account_id) if row.debt else [],
         credit_reserved=await _credit_reserved(transaction, account_id) if row.credit_limit else MicroCredits(0),
     )
-    return Book(transaction, ports, now, row, account, stored)
 
 
 async def open_book_of_user(transaction: Transaction, ports: LedgerPorts, user_id: str, now: Instant) -> Book:
