@@ -32,14 +32,11 @@ def hook(simulated: Provider) -> Iterator[Receiver]:
 
 
 def ended(simulated: Provider, session_id: str) -> Any:
-    """The truth once the agent has left and nothing is on its way any more."""
-    while (truth := simulated.truth(session_id))["agent_alive"]:
-        time.sleep(0.01)
-    deadline = time.monotonic() + 3
-    while any(h["sent_at"] and h["status"] is None and h["failure"] is None for h in truth["heartbeats"]):
+    """The truth once the agent has left and no heartbeat is on its way any more."""
+    deadline = time.monotonic() + 10
+    while (truth := simulated.truth(session_id))["agent_alive"] or not truth["quiet"]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-        truth = simulated.truth(session_id)
     return truth
 
 
