@@ -1,17 +1,17 @@
 """Strict documents from clients: what each kind of field accepts, and errors that point at the place.
 
 Bodies are decoded with numbers as their digits (:mod:`app.core.lossless_json`) and validated here, so that no amount
-passes through a float, no ``true`` counts as 1 and no number as a string. All errors of a document are reported at once.
+passes through a float, no ``true`` counts as 1 and no number as a string. Errors of a document are reported together.
 """
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from app.core.lossless_json import InvalidJson, JsonNumber, loads
+from app.core.lossless_json import InvalidJson, JsonNumber, dumps, loads
 from app.core.units import (
     Instant,
     InvalidQuantity,
@@ -163,6 +163,53 @@ Text = Annotated[
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_TEXT}),
 ]
 """Printable text of 1 to 128 characters."""
+
+MAX_METADATA = 8_192
+"""Characters of a metadata object as compact JSON."""
+
+
+def _metadata(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidQuantity("must be a JSON object")
+    for text in _texts(value):
+        if isinstance(text, JsonNumber):
+            if (
+                text.decimal() is None
+                or len(text) > _MAX_METADATA_NUMBER
+                or abs(_exponent(text)) > _MAX_METADATA_NUMBER
+            ):
+                raise InvalidQuantity("must hold ordinary numbers only")
+        elif "\x00" in text or any(unicodedata.category(character) == "Cs" for character in text):
+            raise InvalidQuantity("must hold no NUL and no half characters")
+    if len(dumps(value)) > MAX_METADATA:
+        raise InvalidQuantity(f"must have at most {MAX_METADATA} characters as JSON")
+    return value
+
+
+_MAX_METADATA_NUMBER = 100
+
+
+def _exponent(number: JsonNumber) -> int:
+    value = number.decimal()
+    return 0 if value is None else value.adjusted()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield name
+            yield from _texts(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item)
+
+
+Metadata = Annotated[
+    dict[str, Any], PlainValidator(_reader(_metadata)), WithJsonSchema({"type": "object", "additionalProperties": True})
+]
+"""The client's own data: any JSON object, kept and given back digit for digit."""
 
 Flag = Annotated[bool, PlainValidator(_reader(_boolean)), WithJsonSchema({"type": "boolean"})]
 

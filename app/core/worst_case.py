@@ -27,6 +27,11 @@ def worst_case(card: RateCard, time_limit: Micros | None) -> MicroCredits | None
     """
     if time_limit is None:
         return card.maximum_charge if Prices(card).dearest else MicroCredits(0)
+    return worst_case_under(card, time_limit)
+
+
+def worst_case_under(card: RateCard, time_limit: Micros) -> MicroCredits:
+    """:func:`worst_case` where there is a limit."""
     return largest_remaining_charge(card, _EMPTY, time_limit)
 
 
@@ -35,7 +40,7 @@ def affordable_time(card: RateCard, available: MicroCredits, at_most: Micros) ->
     low, high = 0, at_most // US_PER_S
     while low < high:
         middle = (low + high + 1) // 2
-        needed = largest_remaining_charge(card, _EMPTY, Micros(middle * US_PER_S))
+        needed = worst_case_under(card, Micros(middle * US_PER_S))
         if needed <= available:
             low = middle
         else:

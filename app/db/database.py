@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
+from app.core.lossless_json import dumps, loads
 from app.core.units import Instant, Micros, instant_of
 from app.db.migrate import expected_version
 
@@ -59,6 +60,9 @@ class Database:
             pool_timeout=POOL_TIMEOUT_S,
             pool_pre_ping=False,
             connect_args={"prepare_threshold": None, "connect_timeout": CONNECT_TIMEOUT_S},
+            # Clients' documents keep the digits of their numbers on the way in and out.
+            json_serializer=dumps,
+            json_deserializer=loads,
         )
 
     @property
@@ -80,8 +84,8 @@ class Database:
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[Transaction]:
         """One read-only transaction in which every statement sees the same state."""
-        async with self._translated(), self._engine.connect() as connection:
-            connection = await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+        async with self._translated(), self._engine.connect() as plain:
+            connection = await plain.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             async with connection.begin():
                 await connection.execute(_LIMITS)
                 yield connection

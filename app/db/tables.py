@@ -120,7 +120,9 @@ grants = _distributed(
     _col("held", BigInteger),
     _col("state", Text),
     UniqueConstraint("account_id", "reference"),
+    _of_account(table="accounts"),
 )
+Index("grants_unspent_idx", grants.c.account_id, postgresql_where=(grants.c.remaining > 0))
 
 rate_cards = _table(
     "rate_cards",
@@ -274,7 +276,7 @@ ticks = _distributed(
     _col("session_id", Uuid),
     _col("received_at", InstantType),
     _col("id", BigInteger),
-    _col("extra", JSONB, nullable=True),
+    _col("extra", Text, nullable=True),
 )
 
 snapshots = _distributed(

@@ -129,8 +129,12 @@ create table grants (
     held bigint not null,
     state text not null,
     constraint grants_pkey primary key (account_id, id),
-    constraint grants_account_id_reference_key unique (account_id, reference)
+    constraint grants_account_id_reference_key unique (account_id, reference),
+    constraint grants_account_id_fkey foreign key (account_id)
+        references accounts (account_id)
 );
+
+create index grants_unspent_idx on grants (account_id) where remaining > 0;
 
 create table idempotency (
     account_id uuid not null,
@@ -231,7 +235,7 @@ create table ticks (
     session_id uuid not null,
     received_at timestamptz not null,
     id bigint not null,
-    extra jsonb,
+    extra text,
     constraint ticks_pkey primary key (account_id, session_id, received_at, id)
 ) partition by range (received_at);
 
@@ -253,8 +257,10 @@ create table deliveries (
     last_status smallint,
     last_error text,
     constraint deliveries_pkey primary key (account_id, event_id, endpoint_id),
-    constraint deliveries_account_id_event_id_fkey foreign key(account_id, event_id) references events (account_id, id),
-    constraint deliveries_endpoint_id_fkey foreign key(endpoint_id) references endpoints (id)
+    constraint deliveries_account_id_event_id_fkey foreign key (account_id, event_id)
+        references events (account_id, id),
+    constraint deliveries_endpoint_id_fkey foreign key (endpoint_id)
+        references endpoints (id)
 );
 
 create table entries (
@@ -276,7 +282,8 @@ create table entries (
     constraint entries_pkey primary key (account_id, id),
     constraint entries_account_id_seq_key unique (account_id, seq),
     constraint entries_account_id_natural_key_key unique (account_id, natural_key),
-    constraint entries_account_id_fkey foreign key(account_id) references accounts (account_id)
+    constraint entries_account_id_fkey foreign key (account_id)
+        references accounts (account_id)
 );
 
 create index entries_created_at_idx on entries (account_id, created_at, seq);
@@ -310,8 +317,10 @@ create table sessions (
     constraint sessions_pkey primary key (account_id, id),
     constraint sessions_account_id_provider_session_id_key unique (account_id, provider_session_id),
     constraint sessions_account_id_start_key_key unique (account_id, start_key),
-    constraint sessions_account_id_fkey foreign key(account_id) references accounts (account_id),
-    constraint sessions_rate_card_id_fkey foreign key(rate_card_id) references rate_cards (id)
+    constraint sessions_account_id_fkey foreign key (account_id)
+        references accounts (account_id),
+    constraint sessions_rate_card_id_fkey foreign key (rate_card_id)
+        references rate_cards (id)
 );
 
 create index sessions_account_requested_at_idx on sessions (account_id, requested_at, id);
@@ -334,7 +343,8 @@ create table charges (
     entry_id uuid,
     created_at timestamptz not null,
     constraint charges_pkey primary key (account_id, session_id, version),
-    constraint charges_account_id_session_id_fkey foreign key(account_id, session_id) references sessions (account_id, id)
+    constraint charges_account_id_session_id_fkey foreign key (account_id, session_id)
+        references sessions (account_id, id)
 );
 
 create table funding (
@@ -345,7 +355,8 @@ create table funding (
     grant_id uuid,
     amount bigint not null,
     constraint funding_pkey primary key (account_id, entry_id, line),
-    constraint funding_account_id_entry_id_fkey foreign key(account_id, entry_id) references entries (account_id, id)
+    constraint funding_account_id_entry_id_fkey foreign key (account_id, entry_id)
+        references entries (account_id, id)
 );
 
 create index funding_debit_entry_idx on funding (account_id, debit_entry_id);
@@ -358,7 +369,8 @@ create table holds (
     changes integer not null,
     resolved_at timestamptz,
     constraint holds_pkey primary key (account_id, session_id),
-    constraint holds_account_id_session_id_fkey foreign key(account_id, session_id) references sessions (account_id, id)
+    constraint holds_account_id_session_id_fkey foreign key (account_id, session_id)
+        references sessions (account_id, id)
 );
 
 create table postings (
@@ -368,7 +380,8 @@ create table postings (
     ledger_account text not null,
     amount bigint not null,
     constraint postings_pkey primary key (account_id, entry_id, leg),
-    constraint postings_account_id_entry_id_fkey foreign key(account_id, entry_id) references entries (account_id, id)
+    constraint postings_account_id_entry_id_fkey foreign key (account_id, entry_id)
+        references entries (account_id, id)
 );
 
 create table session_steps (
@@ -380,7 +393,8 @@ create table session_steps (
     why text not null,
     at timestamptz not null,
     constraint session_steps_pkey primary key (account_id, session_id, n),
-    constraint session_steps_account_id_session_id_fkey foreign key(account_id, session_id) references sessions (account_id, id)
+    constraint session_steps_account_id_session_id_fkey foreign key (account_id, session_id)
+        references sessions (account_id, id)
 );
 
 create table snapshots (
@@ -396,7 +410,8 @@ create table snapshots (
     shared_values integer not null,
     other_values bytea not null,
     constraint snapshots_pkey primary key (account_id, session_id, n),
-    constraint snapshots_account_id_session_id_fkey foreign key(account_id, session_id) references sessions (account_id, id)
+    constraint snapshots_account_id_session_id_fkey foreign key (account_id, session_id)
+        references sessions (account_id, id)
 );
 
 create table hold_changes (
@@ -408,7 +423,8 @@ create table hold_changes (
     why text not null,
     at timestamptz not null,
     constraint hold_changes_pkey primary key (account_id, session_id, n),
-    constraint hold_changes_account_id_session_id_fkey foreign key(account_id, session_id) references holds (account_id, session_id)
+    constraint hold_changes_account_id_session_id_fkey foreign key (account_id, session_id)
+        references holds (account_id, session_id)
 );
 
 create index hold_changes_at_idx on hold_changes (account_id, at);
@@ -420,8 +436,10 @@ create table hold_lines (
     grant_id uuid,
     amount bigint not null,
     constraint hold_lines_pkey primary key (account_id, session_id, line),
-    constraint hold_lines_account_id_session_id_fkey foreign key(account_id, session_id) references holds (account_id, session_id),
-    constraint hold_lines_account_id_grant_id_fkey foreign key(account_id, grant_id) references grants (account_id, id)
+    constraint hold_lines_account_id_session_id_fkey foreign key (account_id, session_id)
+        references holds (account_id, session_id),
+    constraint hold_lines_account_id_grant_id_fkey foreign key (account_id, grant_id)
+        references grants (account_id, id)
 );
 
 create table ticks_default partition of ticks default;

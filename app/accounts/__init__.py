@@ -1,0 +1,1 @@
+"""Users and what they have: balances, statements, grants. Reads never post; they compute what is due instead."""

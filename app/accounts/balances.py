@@ -1,0 +1,72 @@
+"""A user's balance, now."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, select
+
+from app.core.account import Account
+from app.core.ids import account_id_of
+from app.core.ledger import GrantState
+from app.core.lifecycle import State
+from app.core.units import Instant, MicroCredits, Micros, format_credits, format_instant, seconds
+from app.core.worst_case import affordable_time
+from app.db.database import Transaction
+from app.db.tables import accounts, sessions
+from app.errors import NOT_FOUND, Problem
+from app.ledger.book import account_now
+from app.pricing.cards import default_card, find_card
+
+
+async def balance_document(transaction: Transaction, user_id: str, now: Instant, longest: Micros) -> dict[str, Any]:
+    """Balance, holds and what they leave, as they are at ``now`` even if nothing was posted since it came due.
+
+    ``talk_time_s``: how long a session could last that started now at the user's own prices, at most ``longest``.
+    404 for a user never seen.
+    """
+    account_id = account_id_of(user_id)
+    row = (await transaction.execute(select(accounts).where(accounts.c.account_id == account_id))).one_or_none()
+    if row is None:
+        raise unknown_user(user_id)
+    account = await account_now(transaction, row, now)
+    card = await find_card(transaction, row.rate_card, now) if row.rate_card else None
+    card = card or await default_card(transaction, now)
+    talk_time = affordable_time(card.card, MicroCredits(max(0, account.available)), longest)
+    return {
+        "user_id": user_id,
+        "balance": format_credits(account.balance),
+        "held": format_credits(account.held),
+        "available": format_credits(account.available),
+        "credit_limit": format_credits(account.credit_limit),
+        "accrued": format_credits(await _accrued(transaction, account_id)),
+        "talk_time_s": seconds(talk_time),
+        "expiring_next": _expiring_next(account),
+        "as_of": format_instant(now),
+    }
+
+
+def unknown_user(user_id: str) -> Problem:
+    return Problem(NOT_FOUND, f"there is no user {user_id!r}: a first grant or session makes one")
+
+
+def _expiring_next(account: Account) -> dict[str, Any] | None:
+    """What nothing holds of the grants that expire next."""
+    expiring = [
+        (grant.expires_at, grant.unheld)
+        for grant in account.grants.values()
+        if grant.expires_at is not None and grant.state is GrantState.ACTIVE and grant.unheld
+    ]
+    if not expiring:
+        return None
+    at = min(instant for instant, _ in expiring)
+    amount = sum(unheld for instant, unheld in expiring if instant == at)
+    return {"amount": format_credits(MicroCredits(amount)), "at": format_instant(at)}
+
+
+async def _accrued(transaction: Transaction, account_id: UUID) -> MicroCredits:
+    """What running sessions have cost so far; not posted, and still to change."""
+    running = [State.LIVE.value, State.OVER.value, State.REVIEW.value]
+    statement = select(func.coalesce(func.sum(sessions.c.accrued), 0)).where(
+        sessions.c.account_id == account_id, sessions.c.state.in_(running)
+    )
+    return MicroCredits(int((await transaction.execute(statement)).scalar_one()))

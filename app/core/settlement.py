@@ -1,0 +1,64 @@
+"""When a session is over and what comes next (docs/charging.md §10)."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from app.core.charge import Charge
+from app.core.timeline import Anomaly
+from app.core.units import Instant, Micros
+
+STOPS_SETTLEMENT: Final = frozenset(
+    {Anomaly.BAD_SEGMENT, Anomaly.TIMELINE_LONGER_THAN_ELAPSED, Anomaly.TIMELINE_SHRANK}
+)
+"""With one of these the evidence contradicts itself: an operator decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class StillLive:
+    """``over_at``: when it will be over without further proof of life."""
+
+    over_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Over:
+    """Over since ``over_at``; its final timeline may be pulled from ``final_from`` on."""
+
+    over_at: Instant
+    final_from: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    over_at: Instant
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    over_at: Instant
+    why: str
+
+
+def over_at(charge: Charge, *, gap: Micros, time_limit: Micros, heard: bool, no_heartbeat_grace: Micros) -> Instant:
+    """When the session is or will be over: G after its last proof of life, at the latest G after its time limit.
+
+    ``heard``: a heartbeat came. Without any, the provider may simply not reach us, so ``no_heartbeat_grace`` takes the
+    place of a shorter G.
+    """
+    patience = gap if heard else max(gap, no_heartbeat_grace)
+    return Instant(charge.origin.at + min(charge.last_proof + patience, time_limit + gap))
+
+
+def decide(
+    charge: Charge, *, over: Instant, pulled_at: Instant, now: Instant, settle_delay: Micros
+) -> StillLive | Over | Settle | Review:
+    """What comes next for a live session whose timeline was just pulled, by a request sent at ``pulled_at``."""
+    if now < over:
+        return StillLive(over)
+    final_from = Instant(over + settle_delay)
+    if pulled_at < final_from:
+        return Over(over, final_from)
+    contradictions = sorted(anomaly.value for anomaly in charge.anomalies & STOPS_SETTLEMENT)
+    if contradictions:
+        return Review(over, "the evidence contradicts itself: " + ", ".join(contradictions))
+    return Settle(over)

@@ -1,0 +1,23 @@
+"""Kinds of events, and events waiting to be written."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+
+class EventType(StrEnum):
+    SESSION_STARTED = "session.started"
+    SESSION_LIVE = "session.live"
+    SESSION_OVER = "session.over"
+    SESSION_SETTLED = "session.settled"
+    SESSION_FAILED = "session.failed"
+    SESSION_REVIEW = "session.review"
+    GRANT_CREATED = "grant.created"
+    GRANT_EXPIRED = "grant.expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    type: EventType
+    data: Mapping[str, Any]

@@ -1,0 +1,363 @@
+"""The first generation of Gabber's session API: start a session, pull its timeline.
+
+Every outcome that the provider or the network can bring about is a value of :mod:`app.gabber.outcomes`; an exception
+from here is a mistake in the caller or in this code.
+"""
+
+import asyncio
+import json
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from types import TracebackType
+from typing import Final, Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from app.core.lossless_json import InvalidJson, loads
+from app.core.units import Instant, Micros
+from app.gabber.outcomes import (
+    Capabilities,
+    PulledTimeline,
+    PullFailed,
+    PullFailure,
+    Refused,
+    Started,
+    StartRequest,
+    Unconfirmed,
+)
+from app.gabber.pages import MAX_PAGES, MAX_VALUES, Page, next_url, read_page, unwrap
+from app.gabber.wire import BadEncoding, TooLarge, code_of, plain, read_body, retry_after
+from app.ports.clock import Clock
+
+DEFAULT_BASE_URL: Final = "https://app.gabber.dev"
+MAX_CONNECTIONS: Final = 8
+"""Per process and purpose. The library is slower, not faster, with more (measured: 0.8k pulls/s at 8, 0.34k at 256)."""
+
+MAX_PULLS_OF_ONE_TIMELINE: Final = 3
+"""How often the pages are pulled anew when the timeline changed under the pull."""
+
+PULL_DEADLINE_TIMEOUTS: Final = 3
+"""A whole pull, all its pages and repetitions, may take so many times the time-out of one answer."""
+
+MAX_ID_CHARS: Final = 255
+MAX_CONNECTION_CHARS: Final = 16_384
+"""Of the connection's URL and of its token, each."""
+
+MIN_TOKEN_CHARS: Final = 16
+"""The last part of a webhook's path is a secret from this length on, and removed from the provider's messages."""
+
+MAX_TIMELINE_BYTES: Final = 16 * 1024 * 1024
+"""All pages of one pull."""
+
+# The library logs every full URL at INFO, and ours hold session ids; the transport logs headers at DEBUG. Whatever
+# level the process logs at, these two stay silent below a warning.
+for _name in ("httpx", "httpcore"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+class Gabber:
+    """An asynchronous client of one provider account; close it, or use it as ``async with``.
+
+    ``timeout`` bounds one answer from the first byte sent to the last byte read, ``PULL_DEADLINE_TIMEOUTS`` times it a
+    whole pull; it is time on ``clock``, waited for in real time. Raises ``ValueError`` for a base URL that is not plain
+    ``http(s)://host[:port][/path]`` or a key that cannot stand in a header; neither message holds the value.
+    """
+
+    def __init__(
+        self,
+        *,
+        base_url: str,
+        api_key: str,
+        timeout: Micros,
+        clock: Clock,
+        transport: httpx.AsyncBaseTransport | None = None,
+        capabilities: Capabilities | None = None,
+    ) -> None:
+        self._base_url = _checked_base_url(base_url)
+        if not (api_key and api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
+            raise ValueError("the provider key must be printable ASCII without spaces around it")
+        self._api_key = api_key
+        self._clock = clock
+        self._answer_s = clock.real_seconds(timeout)
+        self.capabilities = capabilities or Capabilities()
+        tls = _tls()
+        # A quarter each: waiting for a place in the pool, connecting and shaking hands end before the whole deadline
+        # does, so that the deadline never cuts off a start of which not a byte was sent and makes it look ambiguous.
+        part_s = self._answer_s / 4
+        timeouts = httpx.Timeout(self._answer_s, connect=part_s, pool=part_s)
+        jar = CookieJar(policy=DefaultCookiePolicy(allowed_domains=()))
+
+        def connections(keep: int) -> httpx.AsyncClient:
+            return httpx.AsyncClient(
+                headers={"x-api-key": api_key, "user-agent": "talktime", "accept-encoding": "gzip"},
+                cookies=jar,
+                timeout=timeouts,
+                limits=httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=keep),
+                transport=transport,
+                verify=tls,
+                trust_env=False,
+                follow_redirects=False,
+            )
+
+        # A start never reuses a connection: one that the provider has just closed fails after the request was written,
+        # which cannot be told from a session that was started and not reported.
+        self._starts = connections(0)
+        self._pulls = connections(MAX_CONNECTIONS)
+
+    def __repr__(self) -> str:
+        return f"Gabber({self._base_url!r})"
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close all connections; calls under way fail."""
+        await self._starts.aclose()
+        await self._pulls.aclose()
+
+    async def start(self, request: StartRequest) -> Started | Refused | Unconfirmed:
+        """Ask for a session, once: never retried here, as a second request may start a second session.
+
+        Refused: any 4xx (429 included), and errors before a byte of the request was sent. Everything else but a 2xx
+        that is understood is Unconfirmed.
+        """
+        body = {
+            "persona": request.persona,
+            "scenario": request.scenario,
+            "time_limit_s": request.time_limit_s,
+            "webhook": request.webhook,
+        }
+        status: int | None = None
+        try:
+            async with (
+                asyncio.timeout(self._answer_s),
+                self._starts.stream(
+                    "POST",
+                    f"{self._base_url}/api/v1/session/start",
+                    content=json.dumps(body).encode(),
+                    headers={"content-type": "application/json"},
+                ) as response,
+            ):
+                status = response.status_code
+                if 400 <= status < 500:
+                    return await self._refusal(response, request)
+                if not 200 <= status < 300:
+                    return Unconfirmed(why=f"the provider answered {status}")
+                return _started(await read_body(response), request)
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            # Raised while connecting and shaking hands, and nowhere else.
+            return Refused(status=None, code="unreachable", message="no connection to the provider could be made")
+        except httpx.PoolTimeout:
+            return Refused(status=None, code="busy", message="all connections to the provider are in use")
+        except (TimeoutError, httpx.TimeoutException):
+            return Unconfirmed(why="the provider did not answer in time")
+        except TooLarge:
+            return Unconfirmed(why="the provider's answer is too large")
+        except BadEncoding:
+            return Unconfirmed(why="the provider's answer is wrongly encoded")
+        except httpx.HTTPError as error:
+            return Unconfirmed(why=f"the exchange with the provider broke off ({type(error).__name__})")
+
+    async def _refusal(self, response: httpx.Response, request: StartRequest) -> Refused:
+        """The status alone decides; a body that is late, broken or odd takes nothing from it."""
+        status = response.status_code
+        said: object = None
+        try:
+            # Well inside the deadline of the whole call, which would make an ambiguous start of a clear refusal.
+            async with asyncio.timeout(self._answer_s / 8):
+                said = unwrap(loads(await read_body(response)))[1]
+        except (TimeoutError, httpx.HTTPError, TooLarge, BadEncoding, InvalidJson):
+            pass
+        answer = said if isinstance(said, dict) else {}
+        token = urlsplit(request.webhook).path.rpartition("/")[2]
+        # A short last part is no token, and taking out each "w" would leave no message.
+        secrets = (self._api_key, request.webhook, *((token,) if len(token) >= MIN_TOKEN_CHARS else ()))
+        message = answer.get("message") or answer.get("error")
+        return Refused(
+            status=status,
+            code=code_of(answer.get("type"), otherwise=f"http_{status}", secrets=secrets),
+            message=plain(message, secrets=secrets) if isinstance(message, str) else "",
+            retry_after=retry_after(response, self._clock.now()),
+        )
+
+    async def timeline(self, provider_session_id: str) -> PulledTimeline | PullFailed:
+        """Pull all pages of a session's timeline, or nothing."""
+        path = _path_part(provider_session_id)
+        if path is None:
+            return PullFailed(kind=PullFailure.NOT_FOUND, detail="no session can have this id")
+        first = httpx.URL(f"{self._base_url}/api/v1/session/{path}/timeline")
+        outcome: PulledTimeline | PullFailed | None = None
+        try:
+            async with asyncio.timeout(self._answer_s * PULL_DEADLINE_TIMEOUTS):
+                for _ in range(MAX_PULLS_OF_ONE_TIMELINE):
+                    outcome = await self._pull(first)
+                    if isinstance(outcome, PulledTimeline) or outcome.kind is not PullFailure.INCONSISTENT:
+                        break
+        except TimeoutError:
+            pass
+        return outcome or PullFailed(kind=PullFailure.TIMEOUT, detail="the pull took longer than its deadline")
+
+    async def _pull(self, first: httpx.URL) -> PulledTimeline | PullFailed:
+        requested_at = self._clock.now()
+        values: list[object] = []
+        visited: set[str] = set()
+        total: int | None = None
+        size = 0
+        url = first
+        while True:
+            fetched = await self._page(url)
+            if isinstance(fetched, PullFailed):
+                return fetched
+            page, received_at, page_bytes = fetched
+            values.extend(page.values)
+            visited.add(str(url))
+            size += page_bytes
+            failed = _out_of_bounds(page, values, total, size)
+            if failed is not None:
+                return failed
+            total = page.total_count
+            if page.next_page is None:
+                break
+            target = next_url(first, page.next_page)
+            if isinstance(target, PullFailed):
+                return target
+            if str(target) in visited:
+                return _inconsistent("the pages lead back to one already read")
+            if len(visited) == MAX_PAGES:
+                return PullFailed(kind=PullFailure.TOO_LARGE, detail=f"the timeline has more than {MAX_PAGES} pages")
+            url = target
+        if len(values) != total:
+            return _inconsistent("the number of values is not total_count")
+        return PulledTimeline(requested_at=requested_at, received_at=received_at, values=tuple(values))
+
+    async def _page(self, url: httpx.URL) -> tuple[Page, Instant, int] | PullFailed:
+        try:
+            async with self._answer(url) as response:
+                if not 200 <= response.status_code < 300:
+                    return self._failure(response.status_code, response)
+                body = await read_body(response)
+                received_at = self._clock.now()
+                page = read_page(body)
+                if isinstance(page, int):
+                    return self._failure(page, response)
+        except httpx.TimeoutException:
+            return PullFailed(kind=PullFailure.TIMEOUT, detail="the provider did not answer in time")
+        except TooLarge:
+            return PullFailed(kind=PullFailure.TOO_LARGE, detail="a page is too large")
+        except BadEncoding:
+            return PullFailed(kind=PullFailure.MALFORMED, detail="a page is wrongly encoded")
+        except httpx.HTTPError as error:
+            return PullFailed(kind=PullFailure.CONNECTION, detail=f"the exchange broke off ({type(error).__name__})")
+        return page if isinstance(page, PullFailed) else (page, received_at, len(body))
+
+    @asynccontextmanager
+    async def _answer(self, url: httpx.URL) -> AsyncIterator[httpx.Response]:
+        # The library's time-outs are per read: a server that sends a byte a second would pass them for ever.
+        try:
+            async with asyncio.timeout(self._answer_s), self._pulls.stream("GET", url) as response:
+                yield response
+        except TimeoutError:
+            raise httpx.ReadTimeout("the answer took too long") from None
+
+    def _failure(self, status: int, response: httpx.Response) -> PullFailed:
+        kind = _KIND_OF_STATUS.get(status)
+        if kind is None:
+            kind = {3: PullFailure.REDIRECTED, 4: PullFailure.REFUSED, 5: PullFailure.SERVER_ERROR}.get(
+                status // 100, PullFailure.MALFORMED
+            )
+        wait = retry_after(response, self._clock.now())
+        return PullFailed(kind=kind, detail=f"the provider answered {status}", retry_after=wait)
+
+
+_KIND_OF_STATUS: Final = {
+    401: PullFailure.UNAUTHORIZED,
+    403: PullFailure.UNAUTHORIZED,
+    404: PullFailure.NOT_FOUND,
+    408: PullFailure.TIMEOUT,
+    410: PullFailure.NOT_FOUND,
+    429: PullFailure.RATE_LIMITED,
+}
+
+
+def _out_of_bounds(page: Page, values: list[object], total: int | None, size: int) -> PullFailed | None:
+    if total is not None and page.total_count != total:
+        return _inconsistent("total_count changed between pages")
+    if len(values) > page.total_count:
+        return _inconsistent("there are more values than total_count")
+    if size > MAX_TIMELINE_BYTES or len(values) > MAX_VALUES:
+        return PullFailed(kind=PullFailure.TOO_LARGE, detail="the timeline is too large")
+    return None
+
+
+def _inconsistent(detail: str) -> PullFailed:
+    return PullFailed(kind=PullFailure.INCONSISTENT, detail=detail)
+
+
+def _started(body: bytes, request: StartRequest) -> Started | Unconfirmed:
+    try:
+        status, answer = unwrap(loads(body))
+    except InvalidJson as error:
+        return Unconfirmed(why=f"the provider's answer is {error}")
+    if status is not None and not 200 <= status < 300:
+        return Unconfirmed(why=f"the provider answered 2xx around a status of {status}")
+    session = answer.get("session") if isinstance(answer, dict) else None
+    details = answer.get("connection_details") if isinstance(answer, dict) else None
+    if not (isinstance(answer, dict) and isinstance(session, dict) and isinstance(details, dict)):
+        return Unconfirmed(why="the provider's answer has no session or no connection_details")
+    session_id, url, token = session.get("id"), details.get("url"), details.get("token")
+    if not _usable(session_id, MAX_ID_CHARS):
+        return Unconfirmed(why="the provider's answer has no usable session id")
+    if not (_usable(url, MAX_CONNECTION_CHARS) and _usable(token, MAX_CONNECTION_CHARS)):
+        return Unconfirmed(why="the provider's answer has no usable connection_details")
+    return Started(
+        provider_session_id=str(session_id),
+        connection_url=str(url),
+        connection_token=str(token),
+        persona=_echo(answer.get("persona"), request.persona),
+        scenario=_echo(answer.get("scenario"), request.scenario),
+    )
+
+
+def _usable(value: object, limit: int) -> bool:
+    # type(): a JSON number is a str here as well, but it is no id.
+    return type(value) is str and 0 < len(value) <= limit and value.isprintable()
+
+
+def _echo(value: object, asked_for: str) -> str:
+    return plain(value) if type(value) is str else asked_for
+
+
+def _path_part(provider_session_id: str) -> str | None:
+    """The id percent-encoded for a path; ``None`` for what can be no id: empty, too long, or a step in the path."""
+    if provider_session_id in ("", ".", "..") or len(provider_session_id) > MAX_ID_CHARS:
+        return None
+    try:
+        return quote(provider_session_id, safe="")
+    except UnicodeEncodeError:
+        return None
+
+
+@cache
+def _tls() -> ssl.SSLContext:
+    # Reading the authorities takes some 50 ms; all adapters of a process trust the same ones.
+    return httpx.create_ssl_context(trust_env=False)
+
+
+def _checked_base_url(text: str) -> str:
+    try:
+        url = httpx.URL(text)
+    except (httpx.InvalidURL, ValueError):
+        raise ValueError("the provider's base URL is not a URL") from None
+    if url.scheme not in ("http", "https") or not url.host or url.userinfo or url.query or url.fragment:
+        raise ValueError("the provider's base URL must be http(s)://host[:port][/path]")
+    return str(url).rstrip("/")

@@ -1,0 +1,106 @@
+"""What a call to the provider comes to. Expected outcomes are values, to be matched completely, never exceptions."""
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from app.core.units import Instant, Micros
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a generation of the provider, or one deployment of it, can do beyond starting and telling its timeline.
+
+    The first generation's published schema has some of these calls, but its guide does not promise them: all off.
+    """
+
+    can_end: bool = False
+    can_change_limit: bool = False
+    reports_end: bool = False
+    signs_webhooks: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartRequest:
+    """A session to start: ``time_limit_s`` ≥ 1 in whole seconds; ``webhook`` holds the session's token, a secret."""
+
+    persona: str
+    scenario: str
+    time_limit_s: int
+    webhook: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The session exists. The connection's URL and token go to the front end and nowhere else."""
+
+    provider_session_id: str
+    connection_url: str = field(repr=False)
+    connection_token: str = field(repr=False)
+    persona: str
+    scenario: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused:
+    """Certain: no session was started. Either a 4xx answer, or not a byte of the request left (``status`` is None)."""
+
+    status: int | None
+    code: str
+    """The provider's ``type`` (``usage_limit_exceeded``, ...), else ``http_<status>``, ``unreachable`` or ``busy``."""
+    message: str
+    retry_after: Micros | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unconfirmed:
+    """Unknown: a session may or may not be running. Only a heartbeat, or time, can tell."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PulledTimeline:
+    """All pages of one consistent timeline.
+
+    ``requested_at`` is stamped before the first page is asked for, ``received_at`` after the last page's last byte;
+    when the pages had to be pulled again, both are those of the pull that counted. ``values`` are as
+    :func:`app.core.lossless_json.loads` gives them: nothing in them has been judged.
+    """
+
+    requested_at: Instant
+    received_at: Instant
+    values: tuple[object, ...]
+
+
+class PullFailure(Enum):
+    """Why a timeline could not be had. ``transient``: the same pull may well succeed soon, nothing needs mending."""
+
+    NOT_FOUND = ("not_found", False)
+    UNAUTHORIZED = ("unauthorized", False)
+    REFUSED = ("refused", False)
+    """Any other 4xx."""
+    RATE_LIMITED = ("rate_limited", True)
+    SERVER_ERROR = ("server_error", True)
+    TIMEOUT = ("timeout", True)
+    CONNECTION = ("connection", True)
+    INCONSISTENT = ("inconsistent", True)
+    """The pages never made one timeline: the total kept changing, the count did not match it, or the pages loop."""
+    MALFORMED = ("malformed", False)
+    """Not JSON, nested too deeply, of the wrong shape or in a wrong encoding."""
+    TOO_LARGE = ("too_large", False)
+    FOREIGN_PAGE = ("foreign_page", False)
+    """``next_page`` leads to another origin, where the key must not go."""
+    REDIRECTED = ("redirected", False)
+
+    def __init__(self, code: str, transient: bool) -> None:
+        self.code = code
+        self.transient = transient
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PullFailed:
+    """No timeline this time; nothing of what was read is kept. ``detail`` is our own words, never the provider's."""
+
+    kind: PullFailure
+    detail: str
+    retry_after: Micros | None = None

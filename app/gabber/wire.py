@@ -1,0 +1,101 @@
+"""One exchange with the provider, bounded: body size before and after decompression, foreign text, ``Retry-After``."""
+
+import re
+import unicodedata
+import zlib
+from datetime import UTC
+from email.utils import parsedate_to_datetime
+from typing import Final
+
+import httpx
+
+from app.core.units import US_PER_S, Instant, Micros, instant_of
+
+MAX_BODY_BYTES: Final = 4 * 1024 * 1024
+"""One response body, compressed or not. A timeline of an hour is far below it."""
+
+MAX_TEXT_CHARS: Final = 300
+"""What is kept of a text that the provider wrote."""
+
+MAX_CODE_CHARS: Final = 64
+MAX_RETRY_AFTER: Final = Micros(3600 * US_PER_S)
+"""A longer ``Retry-After`` counts as this one: a slip of the provider's must not delay a settlement by days."""
+
+_CODE: Final = re.compile(r"[a-z0-9_.-]+", re.ASCII)
+
+
+class TooLarge(Exception):
+    """A body beyond :data:`MAX_BODY_BYTES`, as sent or as decompressed."""
+
+
+class BadEncoding(Exception):
+    """A ``Content-Encoding`` that was not asked for, or a body that does not hold to it."""
+
+
+async def read_body(response: httpx.Response) -> bytes:
+    """The whole body, decompressed here because the library's own decoder inflates each chunk without a bound.
+
+    Raises :class:`TooLarge`, :class:`BadEncoding` and the library's transport errors.
+    """
+    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("identity", "", "gzip"):
+        raise BadEncoding
+    raw = bytearray()
+    async for chunk in response.aiter_raw():
+        raw += chunk
+        if len(raw) > MAX_BODY_BYTES:
+            raise TooLarge
+    return _gunzip(bytes(raw)) if encoding == "gzip" else bytes(raw)
+
+
+def _gunzip(raw: bytes) -> bytes:
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        body = inflater.decompress(raw, MAX_BODY_BYTES + 1)
+    except zlib.error:
+        raise BadEncoding from None
+    if len(body) > MAX_BODY_BYTES:
+        raise TooLarge
+    if not inflater.eof or inflater.unused_data:
+        raise BadEncoding
+    return body
+
+
+def plain(text: str, *, secrets: tuple[str, ...] = (), limit: int = MAX_TEXT_CHARS) -> str:
+    """A foreign text fit to be stored and shown: no secrets of ours in it, no invisible characters, bounded length.
+
+    Providers echo what they were sent: a message may quote the key or the webhook URL.
+    """
+    for secret in secrets:
+        if secret:
+            text = text.replace(secret, "[removed]")
+    # C*: controls, formats (which turn text around), lone surrogates (which no database takes); Zl, Zp: line breaks.
+    visible = "".join(" " if unicodedata.category(c) in _INVISIBLE else c for c in text[: 4 * limit])
+    return " ".join(visible.split())[:limit]
+
+
+_INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def code_of(value: object, *, otherwise: str, secrets: tuple[str, ...]) -> str:
+    """The provider's error ``type`` if it is a plain word, else ``otherwise``."""
+    if isinstance(value, str) and len(value) <= MAX_CODE_CHARS and _CODE.fullmatch(value):
+        return otherwise if any(secret and secret in value for secret in secrets) else value
+    return otherwise
+
+
+def retry_after(response: httpx.Response, now: Instant) -> Micros | None:
+    """``Retry-After`` (RFC 9110 §10.2.3: seconds or an HTTP date), at most :data:`MAX_RETRY_AFTER`; else ``None``."""
+    text = response.headers.get("retry-after", "").strip()
+    if not text or len(text) > 64:
+        return None
+    if text.isascii() and text.isdigit():
+        wait = int(text) * US_PER_S
+    else:
+        try:
+            moment = parsedate_to_datetime(text)
+            # The date has no zone if it was written with -0000; an HTTP date is in GMT.
+            wait = instant_of(moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now
+        except (ValueError, OverflowError):
+            return None
+    return Micros(min(max(wait, 0), MAX_RETRY_AFTER))

@@ -1,0 +1,134 @@
+"""``POST /webhooks/gabber/{token}``: a small ASGI application in front of the others.
+
+In order: the token is checked without a look-up; the body is read, bounded; the arrival is stamped once, from one
+clock; the session in the body must be the token's; the tick is made durable; 204. A heartbeat of a session whose
+provider id is known takes the fast path; the first one binds it in an ordinary transaction. Every failure of the token
+is the same empty 404.
+"""
+
+from collections import OrderedDict
+from typing import Any, Final
+
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.types import Receive, Scope, Send
+
+from app.core.ids import AccountThing
+from app.core.lossless_json import InvalidJson, dumps, loads
+from app.core.units import InvalidQuantity
+from app.db.database import DatabaseUnavailable
+from app.documents import printable
+from app.errors import BODY_TOO_LARGE, BUSY, SESSION_MISMATCH, UNAVAILABLE, Problem, invalid
+from app.heartbeats.binding import Bindings, UnknownSession
+from app.heartbeats.writer import QueueFull, Tick, TickWriter
+from app.http.answers import problem_response
+from app.ports.clock import Clock
+from app.ports.randomness import Randomness
+from app.sessions.tokens import WebhookTokens
+
+PATH: Final = "/webhooks/gabber/"
+MAX_BODY: Final = 16 * 1024
+MAX_PROVIDER_ID: Final = 200
+MAX_BOUND_CACHE: Final = 200_000
+"""Bindings are immutable, so they may be remembered; the least recently used go first."""
+
+
+class HeartbeatEndpoint:
+    """See the module."""
+
+    def __init__(
+        self,
+        *,
+        tokens: WebhookTokens,
+        writer: TickWriter,
+        bindings: Bindings,
+        clock: Clock,
+        randomness: Randomness,
+    ) -> None:
+        self._tokens = tokens
+        self._writer = writer
+        self._bindings = bindings
+        self._clock = clock
+        self._randomness = randomness
+        self._bound: OrderedDict[AccountThing, str] = OrderedDict()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        session = self._tokens.read(scope["path"].removeprefix(PATH))
+        if session is None or scope["method"] != "POST":
+            await _empty(send, 404)
+            return
+        try:
+            await self._receive(session, receive)
+        except UnknownSession:
+            await _empty(send, 404)
+        except Problem as problem:
+            await problem_response(problem)(scope, receive, send)
+        except (DatabaseUnavailable, SQLAlchemyError):
+            await problem_response(Problem(UNAVAILABLE, "the heartbeat was not stored"))(scope, receive, send)
+        except QueueFull:
+            await problem_response(Problem(BUSY, "too many heartbeats are waiting"))(scope, receive, send)
+        else:
+            await _empty(send, 204)
+
+    async def _receive(self, session: AccountThing, receive: Receive) -> None:
+        body = await _body(receive)
+        received_at = self._clock.now()
+        provider_id, extra = _read(body)
+        tick = Tick(session, received_at, int.from_bytes(self._randomness.token(8)) >> 1, extra)
+        known = self._bound.get(session)
+        if known is None:
+            bound = await self._bindings.bind(tick, provider_id)
+            if bound is not None:
+                known = bound.provider_session_id
+                self._remember(session, known)
+                if bound.stored:
+                    return
+        else:
+            self._bound.move_to_end(session)
+        if known != provider_id:
+            await self._bindings.record_mismatch(session, received_at)
+            raise Problem(SESSION_MISMATCH, "this webhook belongs to another session")
+        await self._writer.put(tick)
+
+    def _remember(self, session: AccountThing, provider_id: str) -> None:
+        self._bound[session] = provider_id
+        if len(self._bound) > MAX_BOUND_CACHE:
+            self._bound.popitem(last=False)
+
+
+async def _body(receive: Receive) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise invalid("", "the connection was closed before the body was whole")
+        chunk: bytes = message.get("body", b"")
+        size += len(chunk)
+        if size > MAX_BODY:
+            raise Problem(BODY_TOO_LARGE, f"at most {MAX_BODY} bytes are taken", headers={"Connection": "close"})
+        chunks.append(chunk)
+        if not message.get("more_body", False):
+            return b"".join(chunks)
+
+
+def _read(body: bytes) -> tuple[str, str | None]:
+    """The provider's session id and all other fields as JSON text, digit for digit; 422 if it is no heartbeat."""
+    try:
+        document = loads(body.decode("utf-8"))
+    except (InvalidJson, UnicodeDecodeError):
+        raise invalid("", "is not valid JSON") from None
+    if not isinstance(document, dict):
+        raise invalid("", "must be a JSON object")
+    provider_id: Any = document.pop("session_id", None)
+    if type(provider_id) is not str:
+        raise invalid("/session_id", "must be a string")
+    try:
+        printable(provider_id, MAX_PROVIDER_ID)
+    except InvalidQuantity as error:
+        raise invalid("/session_id", str(error)) from None
+    return provider_id, dumps(document) if document else None
+
+
+async def _empty(send: Send, status: int) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": []})
+    await send({"type": "http.response.body", "body": b""})

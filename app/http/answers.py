@@ -1,0 +1,57 @@
+"""JSON answers: decimals as JSON numbers digit for digit, problems as ``application/problem+json`` (RFC 9457)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+from starlette.responses import Response
+
+from app.errors import Problem
+
+_encoder: Final = msgspec.json.Encoder(decimal_format="number")
+
+PROBLEM_TYPES: Final = "/problems/"
+"""``type`` is this path and the code."""
+
+
+def encode(content: Any) -> bytes:
+    """JSON in UTF-8; ``Decimal`` becomes a number with all its digits, ``msgspec.Raw`` stands as it is."""
+    return _encoder.encode(content)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A status and a JSON document; what idempotent calls store and give again."""
+
+    status: int
+    content: Any
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def response(self) -> Response:
+        kind = "application/problem+json" if self.status >= 400 else "application/json"
+        return Response(encode(self.content), self.status, self.headers, media_type=kind)
+
+
+def json_response(content: Any, status: int = 200) -> Response:
+    return Answer(status, content).response()
+
+
+def problem_document(problem: Problem) -> dict[str, Any]:
+    """The problem as a document; ``errors`` only where there are any."""
+    document: dict[str, Any] = {
+        "type": PROBLEM_TYPES + problem.code,
+        "title": problem.kind.title,
+        "status": problem.status,
+        "detail": problem.detail,
+    }
+    if problem.errors:
+        document["errors"] = [{"pointer": error.pointer, "detail": error.detail} for error in problem.errors]
+    return document | problem.extra
+
+
+def problem_response(problem: Problem) -> Response:
+    headers = dict(problem.headers)
+    if problem.kind.retryable:
+        headers.setdefault("Retry-After", "1")
+    return Response(encode(problem_document(problem)), problem.status, headers, media_type="application/problem+json")

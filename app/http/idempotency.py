@@ -1,0 +1,148 @@
+"""``Idempotency-Key``: one key, one effect, one answer.
+
+The key's row is inserted in the transaction of the effect, so both are there or neither. A concurrent duplicate waits
+on that insert and then gives the stored answer again; 409 if the wait runs out. Only the key's hash is kept.
+"""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Row, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy.exc import OperationalError
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.core.units import US_PER_S, Instant
+from app.db.database import Database, Transaction
+from app.db.tables import idempotency
+from app.errors import IDEMPOTENCY_CONFLICT, IDEMPOTENCY_EXPIRED, IDEMPOTENCY_IN_FLIGHT, Problem, invalid
+from app.http.answers import Answer, encode, problem_document
+
+MAX_KEY_LENGTH: Final = 255
+KEPT: Final = 30 * 86_400 * US_PER_S
+"""Answers are kept so long (30 days, in µs); the key's hash stays for ever."""
+
+STORED_REFUSALS: Final = frozenset({402, 422})
+LOCK_NOT_AVAILABLE: Final = "55P03"
+REPLAYED: Final = {"Idempotency-Replayed": "true"}
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyKey:
+    """A client's key: its hash, the hash of the request it came with, and the raw key, which is never stored."""
+
+    key_hash: bytes
+    request_hash: bytes
+    raw: bytes
+
+
+def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
+    """The request's key, if it has one; 422 if it is empty, too long or not printable ASCII."""
+    raw = request.headers.get("idempotency-key")
+    if raw is None:
+        return None
+    if not 1 <= len(raw) <= MAX_KEY_LENGTH or not raw.isascii() or not raw.isprintable():
+        raise invalid("", f"Idempotency-Key must have 1 to {MAX_KEY_LENGTH} printable ASCII characters")
+    digest = hashlib.sha256()
+    path: bytes = request.scope.get("raw_path") or request.url.path.encode()
+    for part in (request.method.encode(), path, request.scope.get("query_string", b""), body):
+        digest.update(len(part).to_bytes(8) + part)
+    return IdempotencyKey(
+        hashlib.sha256(b"talktime/idempotency\x00" + raw.encode()).digest(), digest.digest(), raw.encode()
+    )
+
+
+async def claim(
+    transaction: Transaction, account_id: UUID, key: IdempotencyKey, now: Instant, session_id: UUID | None = None
+) -> Row[tuple[object, ...]] | None:
+    """Claim the key in this transaction: null if it is ours now, else the row of the request that has it.
+
+    Raises a :class:`~app.errors.Problem`: 422 if that was another request, 409 if it holds the key for too long.
+    """
+    statement = (
+        upsert(idempotency)
+        .values(
+            account_id=account_id,
+            key_hash=key.key_hash,
+            request_hash=key.request_hash,
+            state="pending",
+            session_id=session_id,
+            created_at=now,
+            purge_at=now + KEPT,
+        )
+        .on_conflict_do_nothing()
+        .returning(idempotency.c.key_hash)
+    )
+    try:
+        if (await transaction.execute(statement)).one_or_none() is not None:
+            return None
+    except OperationalError as error:
+        if getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE:
+            raise Problem(IDEMPOTENCY_IN_FLIGHT, "the first request with this key is still under way") from None
+        raise
+    row = (
+        await transaction.execute(
+            select(idempotency).where(idempotency.c.account_id == account_id, idempotency.c.key_hash == key.key_hash)
+        )
+    ).one()
+    if row.request_hash != key.request_hash:
+        raise Problem(IDEMPOTENCY_CONFLICT, "use a new Idempotency-Key for a new request")
+    return row
+
+
+async def complete(
+    transaction: Transaction, account_id: UUID, key: IdempotencyKey, answer: Answer, sealed: bytes | None = None
+) -> None:
+    """Store the answer beside the claimed key."""
+    await transaction.execute(
+        update(idempotency)
+        .where(idempotency.c.account_id == account_id, idempotency.c.key_hash == key.key_hash)
+        .values(state="done", status=answer.status, body=encode(answer.content), sealed=sealed)
+    )
+
+
+def stored_answer(row: Row[tuple[object, ...]]) -> Answer:
+    """The answer that a completed row holds; a 409 :class:`~app.errors.Problem` if it was purged."""
+    body, status = row._mapping["body"], row._mapping["status"]
+    if not isinstance(body, bytes) or not isinstance(status, int):
+        raise Problem(IDEMPOTENCY_EXPIRED, "the answer is no longer kept; use a new Idempotency-Key")
+    return Answer(status, msgspec.Raw(body), REPLAYED)
+
+
+async def write_once(
+    database: Database,
+    account_id: UUID,
+    key: IdempotencyKey | None,
+    now: Instant,
+    work: Callable[[Transaction], Awaitable[Answer]],
+) -> Response:
+    """Do ``work`` in one transaction; with a key, at most once, and its answer is stored in the same transaction.
+
+    A refusal by 402 or 422 is stored as well, after what the work had done is rolled back.
+    """
+    async with database.transaction() as transaction:
+        if key is None:
+            return (await work(transaction)).response()
+        row = await claim(transaction, account_id, key, now)
+        if row is not None:
+            return stored_answer(row).response()
+        try:
+            async with transaction.begin_nested():
+                answer = await work(transaction)
+        except Problem as problem:
+            if problem.status not in STORED_REFUSALS:
+                raise
+            answer = Answer(problem.status, problem_document(problem))
+            await complete(transaction, account_id, key, answer)
+            refused: Problem | None = problem
+        else:
+            refused = None
+            await complete(transaction, account_id, key, answer)
+    if refused is not None:
+        raise refused
+    return answer.response()

@@ -1,0 +1,128 @@
+"""The rows of sessions and their steps."""
+
+from dataclasses import dataclass, fields
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Row, Select, insert, select, update
+
+from app.core.ids import AccountThing, Kind, public_id
+from app.core.lifecycle import State, step
+from app.core.rate_card import ChargeFrom
+from app.core.units import Instant, MicroCredits, Micros
+from app.db.database import Transaction
+from app.db.tables import session_steps, sessions
+from app.events.outbox import EventType
+
+STEP_EVENTS: Final = {
+    State.LIVE: EventType.SESSION_LIVE,
+    State.OVER: EventType.SESSION_OVER,
+    State.REVIEW: EventType.SESSION_REVIEW,
+    State.SETTLED: EventType.SESSION_SETTLED,
+    State.FAILED: EventType.SESSION_FAILED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A session as it is stored. ``authorized`` is what was held at the start; ``charged`` is null until settled."""
+
+    account_id: UUID
+    id: UUID
+    provider_session_id: str | None
+    persona: str
+    scenario: str
+    metadata: Any
+    state: State
+    rate_card_id: UUID
+    charge_from: ChargeFrom | None
+    time_limit: Micros
+    authorized: MicroCredits
+    accrued: MicroCredits
+    charged: MicroCredits | None
+    leakage: MicroCredits | None
+    anomalies: list[str]
+    requested_at: Instant
+    started_at: Instant | None
+    over_at: Instant | None
+    settled_at: Instant | None
+    steps: int
+    due_at: Instant | None
+    lease_token: UUID | None
+    lease_until: Instant | None
+    attempts: int
+
+    @property
+    def key(self) -> AccountThing:
+        return AccountThing(self.account_id, self.id)
+
+    @property
+    def public_id(self) -> str:
+        return public_id(Kind.SESSION, self.account_id, self.id)
+
+
+SESSION_COLUMNS: Final = [sessions.c[column.name] for column in fields(Session)]
+
+
+def session_of(row: Row[Any]) -> Session:
+    """The session in a row that holds :data:`SESSION_COLUMNS`."""
+    values = {column.name: row._mapping[column.name] for column in fields(Session)}
+    values["state"] = State(values["state"])
+    if values["charge_from"] is not None:
+        values["charge_from"] = ChargeFrom(values["charge_from"])
+    return Session(**values)
+
+
+async def load_session(transaction: Transaction, key: AccountThing, *, lock: bool = False) -> Session | None:
+    """The session; locked if asked for, after its account."""
+    statement: Select[Any] = select(*SESSION_COLUMNS).where(
+        sessions.c.account_id == key.account_id, sessions.c.id == key.id
+    )
+    row = (await transaction.execute(statement.with_for_update() if lock else statement)).one_or_none()
+    return None if row is None else session_of(row)
+
+
+async def insert_session(transaction: Transaction, session: Session, start_key: bytes | None, why: str) -> None:
+    """A new session with its first step."""
+    values = {column.name: getattr(session, column.name) for column in fields(Session)}
+    values["state"] = session.state.value
+    await transaction.execute(insert(sessions).values(**values, start_key=start_key))
+    await _record_step(transaction, session, None, session.state, 1, why, session.requested_at)
+
+
+async def take_step(
+    transaction: Transaction, session: Session, to: State, why: str, now: Instant, **values: Any
+) -> None:
+    """Move a locked session to ``to`` and change ``values`` with it.
+
+    Raises :class:`~app.core.lifecycle.IllegalStep` if the step is not a legal one.
+    """
+    step(session.state, to)
+    n = session.steps + 1
+    await change_session(transaction, session, state=to.value, steps=n, **values)
+    await _record_step(transaction, session, session.state, to, n, why, now)
+
+
+async def change_session(transaction: Transaction, session: Session, **values: Any) -> None:
+    """Change columns of a locked session."""
+    await transaction.execute(
+        update(sessions)
+        .where(sessions.c.account_id == session.account_id, sessions.c.id == session.id)
+        .values(**values)
+    )
+
+
+async def _record_step(
+    transaction: Transaction, session: Session, before: State | None, after: State, n: int, why: str, at: Instant
+) -> None:
+    await transaction.execute(
+        insert(session_steps).values(
+            account_id=session.account_id,
+            session_id=session.id,
+            n=n,
+            from_state=None if before is None else before.value,
+            to_state=after.value,
+            why=why,
+            at=at,
+        )
+    )

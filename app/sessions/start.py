@@ -1,0 +1,384 @@
+"""Starting a session: gate, hold, provider call, confirm or release.
+
+*Before the call* one transaction locks the account, sizes the session, and commits attempt, hold and idempotency key.
+*The call* is outside any transaction. *After it* a second transaction takes the step that the outcome asks for. A crash
+in between leaves a session in ``starting``, which reconciliation finds.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import Row, func, select
+
+from app.core.gate import Admitted, NotCovered, admit
+from app.core.ids import AccountThing, account_id_of
+from app.core.lifecycle import State
+from app.core.lossless_json import dumps, loads
+from app.core.units import US_PER_S, Instant, MicroCredits, Micros, format_credits, seconds
+from app.db.database import Database, Transaction
+from app.db.tables import sessions
+from app.errors import (
+    IDEMPOTENCY_IN_FLIGHT,
+    INSUFFICIENT_CREDITS,
+    PROVIDER_REFUSED,
+    PROVIDER_UNCONFIRMED,
+    TOO_MANY_SESSIONS,
+    USER_SUSPENDED,
+    Problem,
+    invalid,
+)
+from app.events.outbox import EventType
+from app.gabber import Gabber, Refused, Started, StartRequest, Unconfirmed
+from app.http.answers import Answer, problem_document
+from app.http.idempotency import REPLAYED, STORED_REFUSALS, IdempotencyKey, claim, complete, stored_answer
+from app.keys import KeyRing
+from app.ledger.book import Book, LedgerPorts, open_book, open_book_of_user
+from app.ports.clock import Clock
+from app.ports.ids import Ids
+from app.ports.randomness import Randomness
+from app.pricing.cards import StoredCard, choose_card, find_card
+from app.sessions.documents import session_document
+from app.sessions.records import STEP_EVENTS, Session, change_session, insert_session, load_session, take_step
+from app.sessions.sealing import seal, unseal
+from app.sessions.tokens import WebhookTokens
+
+STARTING_MARGIN: Final = Micros(30 * US_PER_S)
+"""A start whose outcome was not written so long after the provider's time-out was cut off: it is unconfirmed."""
+
+MAX_REASON: Final = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartOrder:
+    """A session as it is asked for. ``time_limit`` null: as long as the account and the service allow."""
+
+    user_id: str
+    persona: str
+    scenario: str
+    time_limit: Micros | None
+    rate_card: str | None
+    metadata: Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartLimits:
+    """The service's settings for starts."""
+
+    shortest: Micros
+    longest: Micros
+    provider_timeout: Micros
+    unconfirmed_ttl: Micros
+    reconcile_interval: Micros
+    webhook_base: str
+
+
+class Starts:
+    """The use case; see the module."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        ledger: LedgerPorts,
+        gabber: Gabber,
+        clock: Clock,
+        ids: Ids,
+        randomness: Randomness,
+        tokens: WebhookTokens,
+        sealing: KeyRing,
+        limits: StartLimits,
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._gabber = gabber
+        self._clock = clock
+        self._ids = ids
+        self._randomness = randomness
+        self._tokens = tokens
+        self._sealing = sealing
+        self._limits = limits
+
+    async def start(self, order: StartOrder, key: IdempotencyKey | None) -> Answer:
+        """Start a session: 201 with its connection, which no other answer holds.
+
+        Raises a :class:`~app.errors.Problem`: 402 ``insufficient-credits``, 409, 422, 502 ``provider-refused``,
+        504 ``provider-unconfirmed``.
+        """
+        if order.time_limit is not None and order.time_limit < self._limits.shortest:
+            raise invalid("/time_limit_s", f"must be at least {seconds(self._limits.shortest)} seconds")
+        prepared = await self._prepare(order, key)
+        if isinstance(prepared, Answer):
+            return prepared
+        outcome = await self._gabber.start(
+            StartRequest(
+                persona=order.persona,
+                scenario=order.scenario,
+                time_limit_s=prepared.time_limit // US_PER_S,
+                webhook=f"{self._limits.webhook_base}{self._tokens.mint(prepared.key)}",
+            )
+        )
+        return await self._conclude(prepared.key, outcome, key)
+
+    # Before the call
+
+    async def _prepare(self, order: StartOrder, key: IdempotencyKey | None) -> Session | Answer:
+        """Commit the attempt and its hold; or the answer that an earlier request with this key was given."""
+        account_id = account_id_of(order.user_id)
+        refusal: Problem | None = None
+        async with self._database.transaction() as transaction:
+            now = self._clock.now()
+            session_id = self._ids.new()
+            if key is not None:
+                row = await claim(transaction, account_id, key, now, session_id)
+                if row is not None:
+                    return await self._earlier_answer(transaction, row, key, account_id, now)
+            try:
+                async with transaction.begin_nested():
+                    session = await self._admit(transaction, order, key, session_id, now)
+            except Problem as problem:
+                if problem.status not in STORED_REFUSALS:
+                    raise
+                refusal = problem
+                if key is not None:
+                    await complete(transaction, account_id, key, Answer(problem.status, problem_document(problem)))
+        if refusal is not None:
+            raise refusal
+        return session
+
+    async def _admit(
+        self,
+        transaction: Transaction,
+        order: StartOrder,
+        key: IdempotencyKey | None,
+        session_id: UUID,
+        now: Instant,
+    ) -> Session:
+        book = await open_book_of_user(transaction, self._ledger, order.user_id, now)
+        await _check_account(transaction, book)
+        card = await self._card(transaction, order, book, now)
+        admitted = self._size(book, card, order)
+        session = Session(
+            account_id=book.account_id,
+            id=session_id,
+            provider_session_id=None,
+            persona=order.persona,
+            scenario=order.scenario,
+            metadata=order.metadata,
+            state=State.STARTING,
+            rate_card_id=card.id,
+            charge_from=None,
+            time_limit=admitted.time_limit,
+            authorized=admitted.hold,
+            accrued=MicroCredits(0),
+            charged=None,
+            leakage=None,
+            anomalies=[],
+            requested_at=now,
+            started_at=None,
+            over_at=None,
+            settled_at=None,
+            steps=1,
+            due_at=Instant(now + self._limits.provider_timeout + STARTING_MARGIN),
+            lease_token=None,
+            lease_until=None,
+            attempts=0,
+        )
+        await insert_session(transaction, session, None if key is None else key.key_hash, "asked for")
+        book.account.hold(session_id, admitted.hold)
+        book.emit(
+            EventType.SESSION_STARTED,
+            {"session_id": session.public_id, "held": format_credits(admitted.hold)},
+        )
+        await book.close()
+        return session
+
+    def _size(self, book: Book, card: StoredCard, order: StartOrder) -> Admitted:
+        default = book.limits.get("default_time_limit_us")
+        asked = order.time_limit
+        if asked is None:
+            asked = self._limits.longest if default is None else Micros(int(default))
+        sized = admit(
+            card.card,
+            available=book.account.available,
+            asked=asked,
+            shortest=self._limits.shortest,
+            longest=self._limits.longest,
+        )
+        if isinstance(sized, NotCovered):
+            raise Problem(
+                INSUFFICIENT_CREDITS,
+                f"{format_credits(sized.available)} credits are available; "
+                f"the shortest session needs {format_credits(sized.required)}",
+                extra={
+                    "available": format_credits(sized.available),
+                    "required": format_credits(sized.required),
+                    "max_time_limit_s": seconds(sized.affordable),
+                },
+            )
+        return sized
+
+    async def _card(self, transaction: Transaction, order: StartOrder, book: Book, now: Instant) -> StoredCard:
+        if order.rate_card is not None:
+            card = await find_card(transaction, order.rate_card, now)
+            if card is None:
+                raise invalid("/rate_card", "is neither the id of a rate card nor the name of one in force")
+            return card
+        if book.rate_card is not None:
+            own = await find_card(transaction, book.rate_card, now)
+            if own is not None:
+                return own
+        return await choose_card(transaction, order.persona, order.scenario, now)
+
+    # After the call
+
+    async def _conclude(
+        self, session_key: AccountThing, outcome: Started | Refused | Unconfirmed, key: IdempotencyKey | None
+    ) -> Answer:
+        """Take the step that the outcome asks for; the answer, or the problem, that the client gets."""
+        async with self._database.transaction() as transaction:
+            now = self._clock.now()
+            book = await open_book(transaction, self._ledger, session_key.account_id, now, [session_key.id])
+            session = await load_session(transaction, session_key, lock=True)
+            if book is None or session is None:
+                raise RuntimeError("a session that was just made is gone")
+            answer: Answer | Problem
+            match outcome:
+                case Started():
+                    answer = await self._confirm(transaction, book, session, outcome, key)
+                case Refused():
+                    answer = await self._refuse(transaction, book, session, outcome)
+                case Unconfirmed():
+                    answer = await self._leave_open(transaction, book, session, outcome)
+            await book.close()
+        if isinstance(answer, Problem):
+            raise answer
+        return answer
+
+    async def _confirm(
+        self, transaction: Transaction, book: Book, session: Session, started: Started, key: IdempotencyKey | None
+    ) -> Answer | Problem:
+        if session.provider_session_id not in {None, started.provider_session_id}:
+            # A heartbeat bound another id while we waited: one of the two is not ours. A person must look.
+            why = "the provider's answer and the first heartbeat name different sessions"
+            await self._step(transaction, book, session, State.REVIEW, why, due_at=None)
+        elif session.state is State.LIVE:
+            await change_session(transaction, session, charge_from=None)
+        elif session.state in {State.STARTING, State.UNCONFIRMED}:
+            await self._step(
+                transaction,
+                book,
+                session,
+                State.LIVE,
+                "the provider started it",
+                provider_session_id=started.provider_session_id,
+                started_at=book.now,
+                due_at=book.now + self._limits.reconcile_interval,
+            )
+        else:
+            # Answered so late that the attempt was given up: nobody gets the connection of a session without a hold.
+            return _unconfirmed(session)
+        stored = await load_session(transaction, session.key)
+        if stored is None:
+            raise RuntimeError("a session under lock is gone")
+        document = await session_document(transaction, stored)
+        connection = {"url": started.connection_url, "token": started.connection_token}
+        if key is not None:
+            sealed = seal(self._sealing, key.raw, dumps(connection).encode(), self._randomness)
+            stored_part = Answer(201, {"session": document, "connection_details": None})
+            await complete(transaction, session.account_id, key, stored_part, sealed)
+        return Answer(201, {"session": document, "connection_details": connection})
+
+    async def _refuse(self, transaction: Transaction, book: Book, session: Session, refused: Refused) -> Problem:
+        if session.state is not State.STARTING:
+            return _unconfirmed(session)  # a heartbeat proved the refusal wrong, or time ran out first
+        reason = (refused.message or refused.code)[:MAX_REASON]
+        book.account.release(session.id)
+        await self._step(transaction, book, session, State.FAILED, f"refused: {reason}", due_at=None)
+        return refusal_problem(session, refused)
+
+    async def _leave_open(
+        self, transaction: Transaction, book: Book, session: Session, outcome: Unconfirmed
+    ) -> Problem | Answer:
+        if session.state is State.LIVE:
+            return Answer(201, {"session": await session_document(transaction, session), "connection_details": None})
+        if session.state is State.STARTING:
+            due_at = Instant(session.requested_at + self._limits.unconfirmed_ttl)
+            await self._step(transaction, book, session, State.UNCONFIRMED, outcome.why[:MAX_REASON], due_at=due_at)
+        return _unconfirmed(session)
+
+    async def _step(
+        self, transaction: Transaction, book: Book, session: Session, to: State, why: str, **values: Any
+    ) -> None:
+        await take_step(transaction, session, to, why, book.now, **values)
+        if to in STEP_EVENTS:
+            book.emit(STEP_EVENTS[to], {"session_id": session.public_id, "why": why})
+
+    # Again with the same key
+
+    async def _earlier_answer(
+        self, transaction: Transaction, row: Row[Any], key: IdempotencyKey, account_id: UUID, now: Instant
+    ) -> Answer:
+        """The answer to a repeated request: as stored, or derived from what became of the session."""
+        if row.state == "done":
+            answer = stored_answer(row)
+            if row.sealed is None:
+                return answer
+            opened = unseal(self._sealing, key.raw, row.sealed)
+            content = loads(row.body)
+            if not isinstance(content, dict):
+                raise RuntimeError("a stored answer is no object")
+            content["connection_details"] = None if opened is None else loads(opened)
+            return Answer(answer.status, msgspec.Raw(dumps(content).encode()), REPLAYED)
+        session = await load_session(transaction, AccountThing(account_id, row.session_id))
+        if session is None:
+            raise RuntimeError("an idempotency key without its session")
+        waited = now - session.requested_at
+        if session.state is State.STARTING and waited < self._limits.provider_timeout + STARTING_MARGIN:
+            raise Problem(IDEMPOTENCY_IN_FLIGHT, "the first request with this key is still under way")
+        if session.state in {State.STARTING, State.UNCONFIRMED}:
+            raise _unconfirmed(session)
+        if session.state is State.FAILED:
+            raise Problem(
+                PROVIDER_REFUSED, "the session did not start", extra={"session_id": session.public_id}, headers=REPLAYED
+            )
+        document = await session_document(transaction, session)
+        return Answer(201, {"session": document, "connection_details": None}, REPLAYED)
+
+
+def refusal_problem(session: Session, refused: Refused) -> Problem:
+    """502 with the provider's own reason."""
+    return Problem(
+        PROVIDER_REFUSED,
+        refused.message or refused.code,
+        extra={
+            "session_id": session.public_id,
+            "provider_status": refused.status,
+            "provider_code": refused.code,
+        },
+    )
+
+
+def _unconfirmed(session: Session) -> Problem:
+    return Problem(
+        PROVIDER_UNCONFIRMED,
+        "a first heartbeat, or its absence, will tell; do not start another one before that",
+        extra={"session_id": session.public_id},
+    )
+
+
+async def _check_account(transaction: Transaction, book: Book) -> None:
+    """What forbids any start of this user, whatever it costs."""
+    if book.suspended:
+        raise Problem(USER_SUSPENDED, "this user may not start sessions")
+    most = book.limits.get("max_concurrent_sessions")
+    if most is not None:
+        active = await transaction.execute(
+            select(func.count()).where(
+                sessions.c.account_id == book.account_id,
+                sessions.c.state.in_([State.STARTING.value, State.UNCONFIRMED.value, State.LIVE.value]),
+            )
+        )
+        if active.scalar_one() >= int(most):
+            raise Problem(TOO_MANY_SESSIONS, f"this user may have {most} sessions at once")

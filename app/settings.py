@@ -1,0 +1,148 @@
+"""Configuration from the environment and ``.env``; an unknown or bad value stops the start with a clear message.
+
+Times are in seconds, fractions allowed, so that tests can run time fast. docs/configuration.md lists every setting.
+"""
+
+import os
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.core.units import InvalidQuantity, Micros, parse_seconds
+from app.ports.clock import Clock, ScaledClock, SystemClock
+
+PREFIX: Final = "TALKTIME_"
+_NOT_SETTINGS: Final = {"TALKTIME_TEST_DATABASE_URL"}
+"""Variables with our prefix that are for the tests."""
+
+MIN_SECRET_LENGTH: Final = 16
+
+
+class BadSettings(Exception):
+    """The configuration cannot be used. The message names each variable and holds no value."""
+
+
+def _seconds(value: Any) -> Micros:
+    try:
+        return parse_seconds(Decimal(str(value)))
+    except (InvalidQuantity, ArithmeticError):
+        raise ValueError("must be a number of seconds from 0, with at most 6 decimals") from None
+
+
+def _positive(value: Micros) -> Micros:
+    if value <= 0:
+        raise ValueError("must be more than 0")
+    return value
+
+
+def _web_address(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("must be an http or https address")
+    return value.rstrip("/")
+
+
+def _database_url(value: str) -> str:
+    if not value.startswith(("postgresql://", "postgres://")):
+        raise ValueError("must begin with postgresql://")
+    return "postgresql://" + value.split("://", 1)[1]
+
+
+def _secrets(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _long_enough(values: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    if any(len(value.get_secret_value()) < MIN_SECRET_LENGTH for value in values):
+        raise ValueError(f"each secret must have at least {MIN_SECRET_LENGTH} characters")
+    return values
+
+
+def _texts(value: Any) -> Any:
+    return _secrets(value)
+
+
+def _clock(value: str) -> str:
+    try:
+        ScaledClock.parse(value)
+    except ValueError:
+        raise ValueError("must have the form speed@origin_us@anchor_us") from None
+    return value
+
+
+Seconds = Annotated[Micros, BeforeValidator(_seconds)]
+PositiveSeconds = Annotated[Micros, BeforeValidator(_seconds), AfterValidator(_positive)]
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_secrets), AfterValidator(_long_enough)]
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
+
+
+def _s(value: int) -> Micros:
+    return Micros(value * 1_000_000)
+
+
+class Settings(BaseSettings):
+    """Every setting; the variable is the name in capitals behind ``TALKTIME_``."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    database_url: DatabaseUrl | None = None
+    migration_database_url: DatabaseUrl | None = None
+    data_dir: Path = Path(".talktime")
+    postgres_bin_dir: Path | None = None
+
+    gabber_base_url: WebAddress = "https://app.gabber.dev"
+    gabber_api_key: SecretStr | None = None
+    public_url: WebAddress = "http://127.0.0.1:8000"
+
+    secret: Secrets = ()
+    ledger_keys: Secrets = ()
+    bootstrap_admin_key: Annotated[SecretStr | None, Field(min_length=MIN_SECRET_LENGTH)] = None
+
+    max_session_s: PositiveSeconds = _s(3600)
+    min_session_s: PositiveSeconds = _s(30)
+    unconfirmed_ttl_s: PositiveSeconds = _s(180)
+    settle_delay_s: Seconds = _s(120)
+    reconcile_interval_s: PositiveSeconds = _s(60)
+    no_heartbeat_grace_s: Seconds = _s(600)
+    evidence_wait_s: PositiveSeconds = _s(86400)
+    provider_timeout_s: PositiveSeconds = _s(10)
+
+    log_format: Annotated[str, Field(pattern="^(json|text)$")] = "json"
+
+    clock: Annotated[str, AfterValidator(_clock)] | None = None
+    """A scaled clock shared with other processes of this machine: for demonstrations, never with real money."""
+
+    def make_clock(self) -> Clock:
+        return SystemClock() if self.clock is None else ScaledClock.parse(self.clock)
+
+
+def load_settings(**given: Any) -> Settings:
+    """Read the environment and ``.env``; ``given`` settings win. Raises :class:`BadSettings` with every fault."""
+    faults = [f"{name}: is not a setting" for name in sorted(_unknown_variables())]
+    try:
+        settings = Settings(**given)
+    except ValidationError as error:
+        for item in error.errors(include_url=False, include_input=False):
+            name = str(item["loc"][0]) if item["loc"] else ""
+            faults.append(f"{PREFIX}{name.upper()}: {item['msg'].removeprefix('Value error, ')}")
+        raise BadSettings("\n".join(faults)) from None
+    if faults:
+        raise BadSettings("\n".join(faults))
+    if settings.min_session_s > settings.max_session_s:
+        raise BadSettings("TALKTIME_MIN_SESSION_S: must not be over TALKTIME_MAX_SESSION_S")
+    return settings
+
+
+def _unknown_variables() -> set[str]:
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | _NOT_SETTINGS
+    names = set(os.environ)
+    env_file = Path(".env")
+    if env_file.is_file():
+        lines = env_file.read_text(encoding="utf-8").splitlines()
+        names |= {line.removeprefix("export ").split("=", 1)[0].strip() for line in lines if "=" in line}
+    return {name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known}

@@ -1,0 +1,128 @@
+"""All that a session's charge depends on, loaded from what is stored."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sqlalchemy import select
+
+from app.core.alignment import Pull, latest
+from app.core.charge import ENGINE_VERSION, Evidence
+from app.core.ids import AccountThing
+from app.core.lossless_json import dumps
+from app.core.packing import unpack_instants
+from app.core.rate_card import RateCard
+from app.core.timeline import Timeline, normalise
+from app.core.units import Instant, Micros
+from app.db.database import Transaction
+from app.db.tables import charges, ticks
+from app.pricing.cards import card_by_id
+from app.pricing.documents import write_rate_card
+from app.sessions.records import Session
+from app.timelines.snapshots import Snapshot, load_snapshots, values_digest
+
+_NOTHING = Timeline((), Micros(0), frozenset())
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvidence:
+    """The evidence, and the snapshot that is rated (null: none was pulled yet)."""
+
+    evidence: Evidence
+    rated: Snapshot | None
+
+
+async def card_of_session(transaction: Transaction, session: Session) -> RateCard:
+    """The card that the session started with, with what was pinned for it alone."""
+    stored = await card_by_id(transaction, session.rate_card_id)
+    if stored is None:
+        raise RuntimeError("a session's rate card is gone")
+    return stored.card if session.charge_from is None else replace(stored.card, charge_from=session.charge_from)
+
+
+async def load_heartbeats(transaction: Transaction, session: AccountThing) -> list[Instant]:
+    """When heartbeats of the session were received, in order."""
+    rows = await transaction.execute(
+        select(ticks.c.received_at)
+        .where(ticks.c.account_id == session.account_id, ticks.c.session_id == session.id)
+        .order_by(ticks.c.received_at)
+    )
+    return list(rows.scalars())
+
+
+async def load_evidence(
+    transaction: Transaction, session: Session, *, interim: bool, snapshots: Sequence[Snapshot] | None = None
+) -> StoredEvidence:
+    """The evidence as it stands now."""
+    found = list(snapshots) if snapshots is not None else await load_snapshots(transaction, session.key)
+    heartbeats = await load_heartbeats(transaction, session.key)
+    return _assemble(session, await card_of_session(transaction, session), heartbeats, found, interim=interim)
+
+
+async def load_charged_evidence(transaction: Transaction, session: Session) -> StoredEvidence | None:
+    """The evidence of the posted charge, exactly as it was; null if none is posted."""
+    row = (
+        await transaction.execute(
+            select(charges.c.snapshot_n, charges.c.ticks)
+            .where(charges.c.account_id == session.account_id, charges.c.session_id == session.id)
+            .order_by(charges.c.version.desc())
+            .limit(1)
+        )
+    ).one_or_none()
+    if row is None:
+        return None
+    found = await load_snapshots(transaction, session.key, up_to=row.snapshot_n)
+    card = await card_of_session(transaction, session)
+    return _assemble(session, card, unpack_instants(row.ticks), found, interim=False)
+
+
+def _assemble(
+    session: Session,
+    card: RateCard,
+    heartbeats: Sequence[Instant],
+    found: Sequence[Snapshot],
+    *,
+    interim: bool,
+) -> StoredEvidence:
+    # Without a pull the timeline is as good as empty: nothing is billed, and the start is the origin.
+    pulls = [snapshot.pull for snapshot in found] or [
+        Pull(session.requested_at, session.requested_at, Micros(0), Micros(0))
+    ]
+    rated = found[latest(pulls)] if found else None
+    evidence = Evidence(
+        requested_at=session.requested_at,
+        time_limit=session.time_limit,
+        heartbeats=heartbeats,
+        pulls=pulls,
+        timeline=normalise(rated.values) if rated is not None else _NOTHING,
+        card=card,
+        authorized=session.authorized,
+        interim=interim,
+    )
+    return StoredEvidence(evidence, rated)
+
+
+def evidence_digest(stored: StoredEvidence) -> bytes:
+    """SHA-256 over every input of the charge and the engine's version."""
+    evidence = stored.evidence
+    content = {
+        "engine": ENGINE_VERSION,
+        "requested_at": evidence.requested_at,
+        "time_limit": evidence.time_limit,
+        "heartbeats": sorted(set(evidence.heartbeats)),
+        "pulls": [list(pull) for pull in evidence.pulls],
+        "values": None if stored.rated is None else values_digest(stored.rated.values).hex(),
+        "rate_card": {name: str(value) for name, value in _flat(write_rate_card(evidence.card))},
+        "authorized": evidence.authorized,
+    }
+    return hashlib.sha256(dumps(content).encode()).digest()
+
+
+def _flat(document: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:
+    flat: list[tuple[str, object]] = []
+    for name, value in document.items():
+        if isinstance(value, dict):
+            flat.extend(_flat(value, f"{prefix}{name}."))
+        else:
+            flat.append((prefix + name, value))
+    return flat

@@ -1,0 +1,333 @@
+"""Reconciliation: pull a due session's timeline, bring its row up to date, settle it when it is over."""
+
+import asyncio
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+from uuid import UUID
+
+import structlog
+from sqlalchemy import insert
+
+from app.core.charge import Charge, charge
+from app.core.ids import AccountThing
+from app.core.ledger import Draw
+from app.core.lifecycle import RECONCILED, State
+from app.core.packing import pack_instants
+from app.core.settlement import Over, Review, Settle, StillLive, decide, over_at
+from app.core.units import US_PER_S, Instant, MicroCredits, Micros, format_credits, seconds
+from app.core.worst_case import largest_remaining_charge
+from app.db.database import Database, DatabaseUnavailable, Transaction
+from app.db.tables import charges
+from app.gabber import Gabber, PulledTimeline, PullFailed
+from app.http.answers import encode
+from app.ledger.book import Book, LedgerPorts, open_book
+from app.ports.clock import Clock
+from app.ports.randomness import Randomness
+from app.pricing.explanation import explain
+from app.sessions.records import STEP_EVENTS, Session, change_session, load_session, take_step
+from app.settlement.evidence import StoredEvidence, evidence_digest, load_evidence
+from app.settlement.leases import Leases
+from app.timelines.snapshots import add_snapshot, load_snapshots
+
+MAX_AT_ONCE: Final = 8
+"""Sessions that one process works on at a time: as many as it keeps connections to the provider."""
+
+MAX_BATCH: Final = 200
+MAX_BACKOFF: Final = Micros(3600 * US_PER_S)
+_RELEASED: Final = {"lease_token": None, "lease_until": None}
+
+log = structlog.get_logger(__name__)
+
+
+class Outcome(StrEnum):
+    """What became of one session in one round."""
+
+    UPDATED = "updated"
+    SETTLED = "settled"
+    REVIEW = "review"
+    FAILED = "failed"
+    UNCONFIRMED = "unconfirmed"
+    PULL_FAILED = "pull_failed"
+    NOT_OURS = "not_ours"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconcileLimits:
+    """The service's settings for reconciliation."""
+
+    reconcile_interval: Micros
+    settle_delay: Micros
+    unconfirmed_ttl: Micros
+    no_heartbeat_grace: Micros
+    evidence_wait: Micros
+
+
+class Reconciler:
+    """The use case; see the module."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        ledger: LedgerPorts,
+        gabber: Gabber,
+        leases: Leases,
+        clock: Clock,
+        randomness: Randomness,
+        limits: ReconcileLimits,
+    ) -> None:
+        self._database = database
+        self._ledger = ledger
+        self._gabber = gabber
+        self._leases = leases
+        self._clock = clock
+        self._randomness = randomness
+        self._limits = limits
+
+    async def run_due(self) -> int:
+        """Work on every session that is due now; answers how many were ours."""
+        found = await self._leases.due(MAX_BATCH)
+        places = asyncio.Semaphore(MAX_AT_ONCE)
+
+        async def one(session: AccountThing) -> Outcome:
+            async with places:
+                return await self._guarded(session)
+
+        outcomes = await asyncio.gather(*(one(session) for session in found))
+        return sum(outcome is not Outcome.NOT_OURS for outcome in outcomes)
+
+    async def _guarded(self, session: AccountThing) -> Outcome:
+        """One session's trouble never stops the others: its lease runs out and it is tried again."""
+        try:
+            return await self.reconcile(session)
+        except DatabaseUnavailable:
+            log.warning("reconcile.database_unavailable", session_id=str(session.id))
+        except Exception:
+            log.exception("reconcile.broke", session_id=str(session.id))
+        return Outcome.NOT_OURS
+
+    async def reconcile(self, key: AccountThing, *, now_please: bool = False) -> Outcome:
+        """Work on one session if it is due, or whenever it is not leased if ``now_please``."""
+        token = await self._leases.take(key, even_if_not_due=now_please)
+        if token is None:
+            return Outcome.NOT_OURS
+        async with self._database.reading() as transaction:
+            session = await load_session(transaction, key)
+        pulled: PulledTimeline | PullFailed | None = None
+        if session is not None and session.state in RECONCILED and session.provider_session_id is not None:
+            pulled = await self._gabber.timeline(session.provider_session_id)
+        return await self._write(key, token, pulled)
+
+    async def _write(self, key: AccountThing, token: UUID, pulled: PulledTimeline | PullFailed | None) -> Outcome:
+        async with self._database.transaction() as transaction:
+            now = self._clock.now()
+            book = await open_book(transaction, self._ledger, key.account_id, now, [key.id])
+            session = await load_session(transaction, key, lock=True)
+            # The fence: whoever lost the lease while pulling writes nothing.
+            if book is None or session is None or session.lease_token != token:
+                return Outcome.NOT_OURS
+            work = _Work(transaction, book, session, now, self._limits, self._randomness)
+            match session.state:
+                case State.STARTING:
+                    outcome = await work.give_up_waiting_for_the_answer()
+                case State.UNCONFIRMED:
+                    outcome = await work.give_up_waiting_for_a_heartbeat()
+                case State.LIVE | State.OVER if isinstance(pulled, PulledTimeline):
+                    outcome = await work.take_in(pulled)
+                case State.LIVE | State.OVER if isinstance(pulled, PullFailed):
+                    outcome = await work.put_off(pulled)
+                case _:
+                    await change_session(transaction, session, **_RELEASED)
+                    outcome = Outcome.NOT_OURS
+            entry_ids = await book.close()
+            await work.record_charge(entry_ids)
+        return outcome
+
+
+class _Work:
+    """One session under lock, in one transaction."""
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        book: Book,
+        session: Session,
+        now: Instant,
+        limits: ReconcileLimits,
+        randomness: Randomness,
+    ) -> None:
+        self._transaction = transaction
+        self._book = book
+        self._session = session
+        self._now = now
+        self._limits = limits
+        self._randomness = randomness
+        self._charge_row: dict[str, Any] | None = None
+
+    # Starts that were never answered
+
+    async def give_up_waiting_for_the_answer(self) -> Outcome:
+        """The process that asked the provider died, or its answer was lost: only a heartbeat can tell now."""
+        due_at = Instant(max(self._now, self._session.requested_at + self._limits.unconfirmed_ttl))
+        await self._step(State.UNCONFIRMED, "the start was cut off", due_at=due_at)
+        return Outcome.UNCONFIRMED
+
+    async def give_up_waiting_for_a_heartbeat(self) -> Outcome:
+        self._book.account.release(self._session.id)
+        await self._step(State.FAILED, "no heartbeat came", due_at=None)
+        return Outcome.FAILED
+
+    # Pulls
+
+    async def put_off(self, failure: PullFailed) -> Outcome:
+        """No timeline this time: try again later, each time after a longer while; after too long it is a review."""
+        session = self._session
+        stored = await load_snapshots(self._transaction, session.key)
+        since = stored[-1].pull.received_at if stored else session.requested_at
+        if self._now - since >= self._limits.evidence_wait:
+            why = f"no usable timeline for {seconds(self._limits.evidence_wait)} s: {failure.kind.code}"
+            await self._step(State.REVIEW, why, due_at=None)
+            return Outcome.REVIEW
+        attempts = session.attempts + 1
+        wait = min(self._limits.reconcile_interval << min(attempts - 1, 16), MAX_BACKOFF)
+        wait = max(wait, failure.retry_after or 0)
+        await change_session(
+            self._transaction, session, attempts=attempts, due_at=self._soon(Micros(wait)), **_RELEASED
+        )
+        log.info("pull.failed", session_id=session.public_id, kind=failure.kind.code, attempts=attempts)
+        return Outcome.PULL_FAILED
+
+    async def take_in(self, pulled: PulledTimeline) -> Outcome:
+        """Store the timeline, bring accrued charge and hold up to date, and take the step that is due."""
+        session, limits = self._session, self._limits
+        earlier = await load_snapshots(self._transaction, session.key)
+        snapshot = await add_snapshot(self._transaction, session.key, pulled, earlier)
+        stored = await load_evidence(self._transaction, session, interim=True, snapshots=[*earlier, snapshot])
+        interim = charge(stored.evidence)
+        over = over_at(
+            interim,
+            gap=stored.evidence.card.gap,
+            time_limit=session.time_limit,
+            heard=any(heartbeat >= session.requested_at for heartbeat in stored.evidence.heartbeats),
+            no_heartbeat_grace=limits.no_heartbeat_grace,
+        )
+        pulled_at = snapshot.pull.requested_at
+        following = decide(interim, over=over, pulled_at=pulled_at, now=self._now, settle_delay=limits.settle_delay)
+        match following:
+            case StillLive():
+                at_the_latest = Instant(following.over_at + limits.settle_delay)
+                due_at = min(self._soon(limits.reconcile_interval), at_the_latest)
+                await self._update(stored, interim, State.LIVE, None, due_at)
+                return Outcome.UPDATED
+            case Over():
+                await self._update(stored, interim, State.OVER, following.over_at, following.final_from)
+                return Outcome.UPDATED
+            case Review():
+                await self._be_over(following.over_at)
+                await self._step(
+                    State.REVIEW, following.why, anomalies=_names(interim), accrued=interim.amount, due_at=None
+                )
+                return Outcome.REVIEW
+            case Settle():
+                await self._be_over(following.over_at)
+                await self._settle(
+                    await load_evidence(self._transaction, session, interim=False, snapshots=[*earlier, snapshot])
+                )
+                return Outcome.SETTLED
+
+    async def _update(
+        self, stored: StoredEvidence, interim: Charge, state: State, over: Instant | None, due_at: Instant
+    ) -> None:
+        session = self._session
+        evidence = stored.evidence
+        remaining = largest_remaining_charge(evidence.card, evidence.timeline, session.time_limit)
+        self._book.account.lower_hold(session.id, MicroCredits(min(remaining, session.authorized)))
+        values: dict[str, Any] = {
+            "accrued": interim.amount,
+            "anomalies": _names(interim),
+            "due_at": due_at,
+            "attempts": 0,
+            "over_at": over,
+        }
+        if session.state is state:
+            await change_session(self._transaction, session, **values, **_RELEASED)
+        else:
+            why = "no proof of life any more" if state is State.OVER else "proof of life came back"
+            await self._step(state, why, **values)
+
+    async def _be_over(self, over: Instant) -> None:
+        if self._session.state is State.LIVE:
+            await self._step(State.OVER, "no proof of life any more", keep_lease=True, over_at=over)
+        else:
+            await change_session(self._transaction, self._session, over_at=over)
+
+    async def _settle(self, stored: StoredEvidence) -> None:
+        """The one debit of the session, and everything that goes with it."""
+        session = self._session
+        final = charge(stored.evidence)
+        digest = evidence_digest(stored)
+        drawn: Draw = self._book.account.settle(session.id, final.amount, digest)
+        leakage = MicroCredits(final.beyond_authorization + drawn.leakage)
+        await self._step(
+            State.SETTLED,
+            "the final timeline is in",
+            charged=drawn.amount,
+            accrued=drawn.amount,
+            leakage=leakage,
+            anomalies=_names(final),
+            settled_at=self._now,
+            due_at=None,
+            event={"charged": format_credits(drawn.amount), "leakage": format_credits(leakage)},
+        )
+        document = explain(final, stored.evidence.card)
+        del document["pieces"]  # recomputed whenever they are asked for
+        self._charge_row = {
+            "account_id": session.account_id,
+            "session_id": session.id,
+            "version": 1,
+            "engine_version": document["engine_version"],
+            "evidence_digest": digest,
+            "snapshot_n": 0 if stored.rated is None else stored.rated.n,
+            "ticks": pack_instants(set(stored.evidence.heartbeats)),
+            "amount": drawn.amount,
+            "beyond_authorization": final.beyond_authorization,
+            "document": zlib.compress(encode(document)),
+            "created_at": self._now,
+        }
+
+    async def record_charge(self, entry_ids: Mapping[str, UUID]) -> None:
+        """Store the charge that was posted, if one was, with the id of its entry."""
+        if self._charge_row is not None:
+            entry_id = entry_ids.get(f"settle:{self._session.id}")
+            await self._transaction.execute(insert(charges).values(**self._charge_row, entry_id=entry_id))
+
+    # Steps
+
+    async def _step(
+        self,
+        to: State,
+        why: str,
+        *,
+        keep_lease: bool = False,
+        event: dict[str, Any] | None = None,
+        **values: Any,
+    ) -> None:
+        lease = {} if keep_lease else _RELEASED
+        await take_step(self._transaction, self._session, to, why, self._now, **values, **lease)
+        if to in STEP_EVENTS:
+            self._book.emit(STEP_EVENTS[to], {"session_id": self._session.public_id, "why": why, **(event or {})})
+        reloaded = await load_session(self._transaction, self._session.key)
+        if reloaded is None:
+            raise RuntimeError("a session under lock is gone")
+        self._session = reloaded
+
+    def _soon(self, wait: Micros) -> Instant:
+        """``wait`` from now, with a tenth of jitter, so that sessions started together do not stay together."""
+        return Instant(self._now + wait + self._randomness.below(max(1, wait // 10)))
+
+
+def _names(result: Charge) -> list[str]:
+    return sorted(anomaly.value for anomaly in result.anomalies)

@@ -1,0 +1,1 @@
+"""Pulled timelines as they are stored: append-only, digit for digit, each once."""

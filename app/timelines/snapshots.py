@@ -1,0 +1,93 @@
+"""Snapshots: what each pull of a session's timeline gave.
+
+Successive pulls of one session share almost all of their values, so a snapshot stores how many it shares with the one
+before it and, compressed, only the others. All of them can be shown again as they were pulled.
+"""
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any, Final
+
+from sqlalchemy import insert, select
+
+from app.core.alignment import Pull
+from app.core.ids import AccountThing
+from app.core.lossless_json import dumps, loads
+from app.core.timeline import normalise
+from app.core.units import Instant
+from app.db.database import Transaction
+from app.db.tables import snapshots
+from app.gabber import PulledTimeline
+
+_MAX_UNPACKED: Final = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One pull: its number within the session, what it says about time, and the provider's values as they came."""
+
+    n: int
+    pull: Pull
+    values: tuple[Any, ...]
+
+
+async def load_snapshots(transaction: Transaction, session: AccountThing, up_to: int | None = None) -> list[Snapshot]:
+    """All snapshots of a session in the order of their numbers, at most up to number ``up_to``."""
+    statement = (
+        select(snapshots)
+        .where(snapshots.c.account_id == session.account_id, snapshots.c.session_id == session.id)
+        .order_by(snapshots.c.n)
+    )
+    if up_to is not None:
+        statement = statement.where(snapshots.c.n <= up_to)
+    found: list[Snapshot] = []
+    values: tuple[Any, ...] = ()
+    for row in await transaction.execute(statement):
+        values = values[: row.shared_values] + _unpack(row.other_values)
+        pull = Pull(row.requested_at, row.received_at, row.timeline, row.speech)
+        found.append(Snapshot(row.n, pull, values))
+    return found
+
+
+async def add_snapshot(
+    transaction: Transaction, session: AccountThing, pulled: PulledTimeline, earlier: Sequence[Snapshot]
+) -> Snapshot:
+    """Store a pull behind all ``earlier`` snapshots of its session, which the caller has locked."""
+    timeline = normalise(pulled.values)
+    before = earlier[-1].values if earlier else ()
+    pairs = zip(before, pulled.values, strict=False)
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    n = earlier[-1].n + 1 if earlier else 1
+    await transaction.execute(
+        insert(snapshots).values(
+            account_id=session.account_id,
+            session_id=session.id,
+            n=n,
+            requested_at=pulled.requested_at,
+            received_at=pulled.received_at,
+            timeline=timeline.end,
+            speech=timeline.speech,
+            last_type=timeline.segments[-1].type.value if timeline.segments else None,
+            digest=values_digest(pulled.values),
+            shared_values=shared,
+            other_values=zlib.compress(dumps(pulled.values[shared:]).encode()),
+        )
+    )
+    pull = Pull(Instant(pulled.requested_at), Instant(pulled.received_at), timeline.end, timeline.speech)
+    return Snapshot(n, pull, tuple(pulled.values))
+
+
+def values_digest(values: Sequence[Any]) -> bytes:
+    """SHA-256 of the values as compact JSON, digit for digit."""
+    return hashlib.sha256(dumps(values).encode()).digest()
+
+
+def _unpack(packed: bytes) -> tuple[Any, ...]:
+    unpacked = zlib.decompressobj().decompress(packed, _MAX_UNPACKED)
+    values = loads(unpacked)
+    if not isinstance(values, list):
+        raise TypeError("a stored snapshot is no list")
+    return tuple(values)
