@@ -24,7 +24,7 @@ from app.db.embedded.binaries import find_binaries
 from app.db.embedded.places import MAX_SOCKET_PATH_BYTES, Places
 from app.db.embedded.process import _processes_in
 from tests.support.hold_postgres import interpreter_for
-from tests.support.postgres import WorkerDatabases, worker_databases
+from tests.support.postgres import WorkerDatabases, scratch_folder, worker_databases
 
 ROOT = Path(__file__).parents[2]
 DEATH_LIMIT_S = 8
@@ -49,7 +49,17 @@ def _sources() -> list[Path | None]:
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A short folder that every account can enter; pytest's own are long and closed."""
-    path = Path(tempfile.mkdtemp(prefix="talktime-", dir="/tmp"))
+    yield from open_folder(scratch_folder())
+
+
+@pytest.fixture
+def disk_folder() -> Iterator[Path]:
+    """The same for programs: memory may be mounted so that nothing in it can be executed."""
+    yield from open_folder(Path("/tmp"))
+
+
+def open_folder(parent: Path) -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="talktime-", dir=parent))
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)
@@ -58,17 +68,15 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def made() -> Iterator[Path]:
     """A data folder with a cluster in it, for the tests that need no first start; each leaves it stopped."""
-    path = Path(tempfile.mkdtemp(prefix="talktime-", dir="/tmp"))
-    path.chmod(0o755)
-    with running(EmbeddedPostgres(path, durable=False)):
-        pass
-    yield path
-    shutil.rmtree(path)
+    for path in open_folder(scratch_folder()):
+        with running(EmbeddedPostgres(path, durable=False)):
+            pass
+        yield path
 
 
 @pytest.fixture
-def places(folder: Path) -> Places:
-    return Places(system_state=folder / "state")
+def places(disk_folder: Path) -> Places:
+    return Places(system_state=disk_folder / "state")
 
 
 @contextmanager
@@ -288,13 +296,14 @@ def test_a_data_folder_below_a_closed_one_works(folder: Path, places: Places, ac
             EmbeddedPostgres(data_dir, places=places).start()
 
 
-def test_programs_below_a_closed_folder_are_copied_once(folder: Path, places: Places) -> None:
+def test_programs_below_a_closed_folder_are_copied_once(folder: Path, disk_folder: Path, places: Places) -> None:
     original = find_binaries(None, account=None, major=None).bin_dir
-    site = folder / "closed" / "site"
+    site = disk_folder / "closed" / "site"
     package = original.parents[1]
     site.mkdir(parents=True)
-    (folder / "closed").chmod(0o700)
-    shutil.copytree(original.parent, site / package.name / original.parent.name)
+    (disk_folder / "closed").chmod(0o700)
+    unused = shutil.ignore_patterns("include", "*.a")
+    shutil.copytree(original.parent, site / package.name / original.parent.name, ignore=unused)
     libs = package.with_name(f"{package.name}.libs")
     if libs.is_dir():
         shutil.copytree(libs, site / libs.name)
@@ -450,7 +459,7 @@ def test_workers_get_clones_of_one_migrated_template(monkeypatch: pytest.MonkeyP
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 tell(fresh.service, "CREATE TEMPORARY TABLE mine (n int)")
         check_external(monkeypatch, one)
-    assert not Path(tempfile.gettempdir(), f"talktime-test-{run_id[:12]}").exists()
+    assert not Path(scratch_folder(), f"talktime-test-{run_id[:12]}").exists()
 
 
 def check_external(monkeypatch: pytest.MonkeyPatch, host: WorkerDatabases) -> None:

@@ -17,6 +17,7 @@ In a ``conftest.py`` (``testrun_uid`` and ``worker_id`` are fixtures of pytest-x
 
 import itertools
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,10 @@ RUN_LIMIT_S: Final = 3600
 MIGRATE_LIMIT_S: Final = 300
 """How long a worker waits for another one to make the template."""
 
+MEMORY_BYTES: Final = 2_000_000_000
+"""The least room in memory for a server of the tests: WAL, and 8 MB for each of some dozens of databases."""
+
+_MEMORY: Final = Path("/dev/shm")
 _LOCK_KEY: Final = 7_041_776
 _TEST_PASSWORD: Final = "test"
 
@@ -55,7 +60,7 @@ class WorkerDatabases:
 
     @contextmanager
     def fresh(self) -> Iterator[DatabaseUrls]:
-        """A database of one's own in the migrated state, dropped at the end (some 20 to 40 ms)."""
+        """A database of one's own in the migrated state, dropped at the end (some 60 ms in memory)."""
         name = f"{self._prefix}_{next(self._numbers)}"
         with psycopg.connect(self._server, autocommit=True) as connection:
             _create(connection, self._template, name)
@@ -90,6 +95,16 @@ def worker_databases(migrate: Callable[[str], None], *, run_id: str, worker: str
                 _drop_unused_template(connection, prefix, template)
 
 
+def scratch_folder() -> Path:
+    """Memory if there is enough of it, else the folder for temporary files.
+
+    A clone is 300 new files: some 10 ms in memory, 20 times that on a disk that journals.
+    """
+    if _MEMORY.is_dir() and os.access(_MEMORY, os.W_OK | os.X_OK) and shutil.disk_usage(_MEMORY).free >= MEMORY_BYTES:
+        return _MEMORY
+    return Path(tempfile.gettempdir())
+
+
 @contextmanager
 def _server(run_id: str) -> Iterator[tuple[str, str | None]]:
     """A superuser's URL and the password of the roles on that server."""
@@ -97,7 +112,7 @@ def _server(run_id: str) -> Iterator[tuple[str, str | None]]:
     if external:
         yield make_url(external).set(drivername="postgresql").render_as_string(hide_password=False), _TEST_PASSWORD
         return
-    folder = Path(tempfile.gettempdir(), f"talktime-test-{run_id[:12]}")
+    folder = Path(scratch_folder(), f"talktime-test-{run_id[:12]}")
     folder.mkdir(exist_ok=True)
     folder.chmod(0o755)  # as root the server runs as another account
     embedded = EmbeddedPostgres(folder, durable=False, sharers_wait_s=RUN_LIMIT_S)
