@@ -24,7 +24,7 @@ from app.db.embedded.binaries import find_binaries
 from app.db.embedded.places import MAX_SOCKET_PATH_BYTES, Places
 from app.db.embedded.process import _processes_in
 from tests.support.hold_postgres import interpreter_for
-from tests.support.postgres import WorkerDatabases, scratch_folder, worker_databases
+from tests.support.postgres import ask, scratch_folder, tell
 
 ROOT = Path(__file__).parents[2]
 DEATH_LIMIT_S = 8
@@ -113,16 +113,6 @@ def holder(
             if child.poll() is None and not child.stdin.closed:
                 child.stdin.close()
             child.wait(30)
-
-
-def ask(url: str, statement: str) -> list[tuple[Any, ...]]:
-    with psycopg.connect(url, autocommit=True) as connection:
-        return connection.execute(statement.encode()).fetchall()
-
-
-def tell(url: str, statement: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(statement.encode())
 
 
 def wait_for_end_of(cluster: Path) -> None:
@@ -431,53 +421,3 @@ def test_the_start_must_come_from_the_main_thread(made: Path) -> None:
     thread.start()
     thread.join()
     assert failures == ["the embedded PostgreSQL must be started from the main thread"]
-
-
-def migrate(url: str) -> None:
-    tell(url, "CREATE TABLE notes (n int); GRANT SELECT, INSERT ON notes TO talktime_service")
-
-
-def test_workers_get_clones_of_one_migrated_template(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("TALKTIME_TEST_DATABASE_URL", raising=False)
-    run_id = os.urandom(8).hex()
-    migrations: list[str] = []
-
-    def counted(url: str) -> None:
-        migrations.append(url)
-        migrate(url)
-
-    with (
-        worker_databases(counted, run_id=run_id, worker="gw0") as one,
-        worker_databases(counted, run_id=run_id, worker="gw1") as two,
-    ):
-        assert len(migrations) == 1
-        assert one.urls.service != two.urls.service
-        tell(one.urls.service, "INSERT INTO notes VALUES (1)")
-        with one.fresh() as fresh:
-            for databases in (two.urls, fresh):
-                assert ask(databases.service, "SELECT n FROM notes") == []
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                tell(fresh.service, "CREATE TEMPORARY TABLE mine (n int)")
-        check_external(monkeypatch, one)
-    assert not Path(scratch_folder(), f"talktime-test-{run_id[:12]}").exists()
-
-
-def check_external(monkeypatch: pytest.MonkeyPatch, host: WorkerDatabases) -> None:
-    """A server of one's own, here the embedded one, is used as it is and left without our databases."""
-    monkeypatch.setenv("TALKTIME_TEST_DATABASE_URL", host.urls.superuser.replace("postgresql:", "postgresql+psycopg:"))
-    with worker_databases(migrate, run_id="external", worker="master") as databases:
-        assert ask(databases.urls.service, "SELECT n FROM notes") == []
-        assert ":test@" in databases.urls.service
-    left = ask(host.urls.superuser, "SELECT datname FROM pg_database WHERE datname LIKE '%external%'")
-    assert left == []
-
-
-def test_a_failing_migration_fails_every_worker(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with running(EmbeddedPostgres(made, durable=False)) as urls:
-        monkeypatch.setenv("TALKTIME_TEST_DATABASE_URL", urls.superuser)
-        for worker in ("gw0", "gw1"):
-            with (
-                pytest.raises(psycopg.errors.SyntaxError),
-                worker_databases(lambda url: tell(url, "nonsense"), run_id="failing", worker=worker),
-            ):
-                pytest.fail("no database was migrated")

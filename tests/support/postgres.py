@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 from psycopg import sql
@@ -69,6 +69,18 @@ class WorkerDatabases:
                 yield _urls(self._server, self._password, name)
             finally:
                 _drop(connection, name)
+
+
+def ask(url: str, statement: str) -> list[tuple[Any, ...]]:
+    """The rows that a query gives."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        return connection.execute(statement.encode()).fetchall()
+
+
+def tell(url: str, statement: str) -> None:
+    """Run one or more statements, each committed."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement.encode())
 
 
 @contextmanager
