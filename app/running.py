@@ -28,26 +28,31 @@ class Databases:
 
 
 @contextmanager
-def database_of(settings: Settings) -> Iterator[Databases]:
+def database_of(settings: Settings, *, for_long: bool = False) -> Iterator[Databases]:
     """The database that the settings name; without one the embedded server, brought to this version's schema.
 
-    Must be entered in the main thread, before an event loop runs.
+    ``for_long``: own the embedded server rather than share that of a command which may end first. Must be entered in
+    the main thread, before an event loop runs.
     """
     if settings.database_url is not None:
         owner = settings.migration_database_url or settings.database_url
         role = make_url(settings.database_url).username
         yield Databases(settings.database_url, owner, role if role != make_url(owner).username else None)
         return
-    with EmbeddedPostgres.running_or_start(settings.data_dir, bin_dir=settings.postgres_bin_dir) as urls:
+    server = EmbeddedPostgres(settings.data_dir, bin_dir=settings.postgres_bin_dir)
+    urls = server.start() if for_long else server.start_or_share()
+    try:
         role = make_url(urls.service).username
         migrate(urls.owner, role)
         yield Databases(urls.service, urls.owner, role)
+    finally:
+        server.stop()
 
 
 def serve(settings: Settings, host: str, port: int) -> None:
     """Serve until SIGINT or SIGTERM; requests under way and heartbeats taken are finished first."""
     configure_logs(settings.log_format)
-    with database_of(settings) as databases:
+    with database_of(settings, for_long=True) as databases:
         service = Service(settings, databases.service)
         config = uvicorn.Config(
             service.app,

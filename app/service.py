@@ -189,18 +189,22 @@ class Service:
     @asynccontextmanager
     async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
         await self.start()
+        self.set_alarms()
         try:
             yield
         finally:
             await self.stop()
 
     async def start(self) -> None:
-        """Prepare the database, begin to write heartbeats, and set the alarms."""
+        """Prepare the database and begin to write heartbeats."""
         await self.check_clock()
         await self.make_partitions()
         async with self.database.transaction() as transaction:
             await ensure_default_card(transaction, self._ids, self._clock.now())
         self._writer.start()
+
+    def set_alarms(self) -> None:
+        """Wake reconciliation and upkeep from here on."""
         wake_s = max(FASTEST_WAKE_S, self._clock.real_seconds(Micros(int(WAKE_S * US_PER_S))))
         self._alarms.every(wake_s, "reconcile", self._reconcile_round)
         self._alarms.every(CLOCK_CHECK_S, "clock", self.check_clock)

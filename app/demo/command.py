@@ -6,15 +6,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from typer import Option
 
-from app.db.embedded import EmbeddedPostgres
-from app.db.migrate import migrate
 from app.demo.play import Result, play
 from app.demo.processes import SPEED, DemoFailed, Stage, running
 from app.demo.script import ACTS
+from app.running import database_of
 from app.settings import load_settings
 
 
@@ -39,57 +39,59 @@ def demo(
 def _run(console: Console, data_dir: Path, *, once: bool) -> bool:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    with EmbeddedPostgres.running_or_start(data_dir) as urls:
-        migrate(urls.owner, "talktime_service")
-        with running(data_dir, urls.service) as stage:
-            console.print(f"PostgreSQL, a simulated provider and Talktime run; time passes {SPEED} times as fast.\n")
-            try:
-                results = play(stage, ACTS, lambda line: console.print(line, highlight=False, soft_wrap=True))
-                _show(console, results)
-                _show_addresses(console, stage, results, data_dir)
-                if not once:
-                    console.print("\nCtrl-C ends it.")
-                    while not stop.wait(0.5):
-                        pass
-            except KeyboardInterrupt:
-                console.print("\nStopping.")
-                return True
-    return all(result.as_scripted for result in results)
+    settings = load_settings(data_dir=data_dir, database_url=None)
+    results: list[Result] = []
+    with database_of(settings, for_long=True) as databases, running(data_dir, databases.service) as stage:
+        console.print(f"PostgreSQL, a simulated provider and Talktime run; time passes {SPEED} times as fast.\n")
+        try:
+            results = play(stage, ACTS, lambda line: console.print(line, highlight=False, soft_wrap=True))
+            _show(console, results)
+            _show_addresses(console, stage, results, data_dir)
+            if not once:
+                console.print("\nCtrl-C ends it.")
+                while not stop.wait(0.5):
+                    pass
+        except KeyboardInterrupt:
+            console.print("\nStopping.")
+    return bool(results) and all(result.as_scripted for result in results)
 
 
 def _show(console: Console, results: list[Result]) -> None:
-    table = Table(title="\nWhat each session came to (seconds, credits)", title_justify="left", show_lines=True)
-    table.add_column("Session", ratio=3)
+    table = Table(
+        title="\nWhat each session came to, in seconds and credits",
+        title_justify="left",
+        box=SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("Session", min_width=14)
     for name in ("talked", "silent", "billed"):
-        table.add_column(name, justify="right")
-    table.add_column("not billed, and why", ratio=3)
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("not billed, and why", min_width=16)
     for name in ("charge", "balance"):
-        table.add_column(name, justify="right")
-    table.add_column("as scripted")
+        table.add_column(name, justify="right", no_wrap=True)
     for result in results:
-        table.add_row(*_row(result))
+        table.add_row(*_row(result), end_section=True)
     console.print(table)
+    for result in results:
+        if not result.as_scripted:
+            console.print(
+                f"[red]Not as scripted:[/red] {result.user_id}: "
+                f"charge {result.act.charge} and balance {result.act.balance} were expected."
+            )
+    if all(result.as_scripted for result in results):
+        console.print("Every charge and every balance came out as scripted, to the micro-credit.")
 
 
 def _row(result: Result) -> list[str]:
-    title = f"{result.act.title}\n[dim]{result.user_id}[/dim]"
-    verdict = "[green]yes[/green]" if result.as_scripted else f"[red]no: {result.act.charge}[/red]"
+    title = f"{result.act.title} [dim]{result.user_id}[/dim]"
     if result.charge is None:
-        return [title, "", "", "", f"not started: {result.refusal}", "", result.balance, verdict]
+        return [title, "", "", "", f"not started: {result.refusal}", "", result.balance]
     charge: dict[str, Any] = result.charge
     talked = sum(p["to_s"] - p["from_s"] for p in charge["pieces"] if p["type"] in {"user", "agent"})
     silent = charge["timeline_s"] - talked
-    why = "\n".join(f"{time} {reason}" for reason, time in charge["not_billed"].items())
-    return [
-        title,
-        str(talked),
-        str(silent),
-        str(charge["billed"]["total_s"]),
-        why,
-        charge["amount"],
-        result.balance,
-        verdict,
-    ]
+    why = "\n".join(f"{time:.3f} {reason.replace('_', ' ')}" for reason, time in charge["not_billed"].items())
+    billed = charge["billed"]["total_s"]
+    return [title, f"{talked:.3f}", f"{silent:.3f}", f"{billed:.3f}", why, charge["amount"], result.balance]
 
 
 def _show_addresses(console: Console, stage: Stage, results: list[Result], data_dir: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Row, func, insert, select
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from app.core.ids import Kind, parse_reference_id, reference_id
@@ -86,7 +87,7 @@ async def current_cards(transaction: Transaction, now: Instant) -> list[StoredCa
     """The version in force of each name: the latest effective by ``now``, the higher version of two."""
     rows = await transaction.execute(
         select(rate_cards)
-        .distinct(rate_cards.c.name)
+        .ext(distinct_on(rate_cards.c.name))
         .where(rate_cards.c.effective_at <= now)
         .order_by(rate_cards.c.name, rate_cards.c.effective_at.desc(), rate_cards.c.version.desc())
     )

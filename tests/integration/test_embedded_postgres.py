@@ -137,7 +137,6 @@ def test_a_durable_server_starts_keeps_its_data_and_leaves_nothing_behind(folder
         cluster = (data_dir / "postgres").resolve() / "cluster"
         assert _processes_in(cluster)
         assert not any(os.getsid(pid) == os.getsid(0) for pid in _processes_in(cluster)), "Ctrl-C would reach it"
-    assert not server.owned
     assert _processes_in(cluster) == []
     with running(server) as urls:
         assert ask(urls.owner, "SELECT n FROM kept") == [(1,)]

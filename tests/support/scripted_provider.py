@@ -1,0 +1,115 @@
+"""A provider that answers exactly what a test says: a real HTTP server, one per worker, one script per API key."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+
+@dataclass
+class ScriptedProvider:
+    """One test's provider. ``timelines`` holds each session's values as JSON text; a missing one is a 404."""
+
+    url: str
+    api_key: str
+    start_status: int = 200
+    start_body: Any = None
+    """Null: an ordinary answer with a new session id."""
+    timeline_status: int = 200
+    timelines: dict[str, str] = field(default_factory=dict)
+    starts: list[dict[str, Any]] = field(default_factory=list)
+    started: list[str] = field(default_factory=list)
+    pulls: list[str] = field(default_factory=list)
+
+    def say(self, session_id: str, *segments: tuple[str, float | str]) -> None:
+        """Let the timeline of a session be these segments of (type, seconds)."""
+        values = ",".join(f'{{"type":{json.dumps(kind)},"seconds":{seconds}}}' for kind, seconds in segments)
+        self.timelines[session_id] = f"[{values}]"
+
+    def answer_start(self, body: dict[str, Any]) -> Response:
+        self.starts.append(body)
+        if self.start_status != 200:
+            return _json(self.start_status, self.start_body or {"error": "scripted"})
+        session_id = f"gab_{uuid4().hex}"
+        self.started.append(session_id)
+        default = {
+            "session": {"id": session_id},
+            "persona": body["persona"],
+            "scenario": body["scenario"],
+            "connection_details": {"url": "wss://rtc.example", "token": f"connect-{session_id}"},
+        }
+        return _json(200, self.start_body or default)
+
+    def answer_timeline(self, session_id: str) -> Response:
+        self.pulls.append(session_id)
+        if self.timeline_status != 200:
+            return _json(self.timeline_status, {"error": "scripted"})
+        values = self.timelines.get(session_id)
+        if values is None:
+            return _json(404, {"error": "no such session"})
+        count = len(json.loads(values))
+        body = f'{{"status":200,"body":{{"values":{values},"next_page":null,"total_count":{count}}}}}'
+        return Response(body, media_type="application/json")
+
+
+def _json(status: int, body: Any) -> Response:
+    return Response(json.dumps(body), status, media_type="application/json")
+
+
+class ProviderHost:
+    """The server; :meth:`script` gives a test its own provider on it."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.scripts: dict[str, ScriptedProvider] = {}
+
+    def script(self) -> ScriptedProvider:
+        provider = ScriptedProvider(self._url, f"key-{uuid4().hex}")
+        self.scripts[provider.api_key] = provider
+        return provider
+
+
+@contextmanager
+def provider_host() -> Iterator[ProviderHost]:
+    """Run the server in a thread."""
+    host = ProviderHost("")
+
+    def script_of(request: Request) -> ScriptedProvider | None:
+        return host.scripts.get(request.headers.get("x-api-key", ""))
+
+    async def start(request: Request) -> Response:
+        script = script_of(request)
+        return _json(401, {}) if script is None else script.answer_start(await request.json())
+
+    async def timeline(request: Request) -> Response:
+        script = script_of(request)
+        return _json(401, {}) if script is None else script.answer_timeline(request.path_params["session_id"])
+
+    app = Starlette(
+        routes=[
+            Route("/api/v1/session/start", start, methods=["POST"]),
+            Route("/api/v1/session/{session_id}/timeline", timeline),
+        ]
+    )
+    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    host._url = f"http://127.0.0.1:{port}"
+    try:
+        yield host
+    finally:
+        server.should_exit = True
+        thread.join()

@@ -1,0 +1,116 @@
+"""The service in process, on a real database, with a scripted provider and a clock that stands still."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import httpx
+
+from app.core.ids import AccountThing, Kind, parse_public_id
+from app.heartbeats.endpoint import PATH
+from app.service import Service
+from app.settings import Settings, load_settings
+from tests.support.clock import ManualClock
+from tests.support.scripted_provider import ScriptedProvider
+
+ADMIN_KEY = "test-admin-key-0123456789"
+PUBLIC_URL = "http://talktime.example"
+
+
+@dataclass
+class World:
+    """Everything that a test needs; ``client`` calls the API with the admin key."""
+
+    service: Service
+    client: httpx.AsyncClient
+    provider: ScriptedProvider
+    clock: ManualClock
+    settings: Settings
+
+    @staticmethod
+    def user() -> str:
+        """A user that no other test knows."""
+        return f"user-{uuid4().hex[:12]}"
+
+    async def grant(self, user_id: str, amount: str, **terms: Any) -> dict[str, Any]:
+        response = await self.client.post(f"/v1/users/{user_id}/grants", json={"amount": amount, **terms})
+        assert response.status_code == 201, response.text
+        return dict(response.json())
+
+    async def start(self, user_id: str, **asked: Any) -> dict[str, Any]:
+        """Start a session and answer its document."""
+        body = {"user_id": user_id, "persona": "tutor", "scenario": "talk", **asked}
+        response = await self.client.post("/v1/sessions", json=body)
+        assert response.status_code == 201, response.text
+        return dict(response.json()["session"])
+
+    async def get(self, path: str) -> Any:
+        response = await self.client.get(path)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def balance(self, user_id: str) -> dict[str, Any]:
+        return dict(await self.get(f"/v1/users/{user_id}/balance"))
+
+    @staticmethod
+    def key(session: dict[str, Any]) -> AccountThing:
+        key = parse_public_id(Kind.SESSION, session["id"])
+        assert key is not None
+        return key
+
+    def webhook(self, session: dict[str, Any]) -> str:
+        """The path of the session's webhook."""
+        return PATH + self.service.tokens.mint(self.key(session))
+
+    async def heartbeat(self, session: dict[str, Any], **extra: Any) -> httpx.Response:
+        body = {"session_id": session["provider_session_id"], **extra}
+        return await self.client.post(self.webhook(session), json=body)
+
+    async def heartbeats_until(self, session: dict[str, Any], seconds: int, every: int = 30) -> None:
+        """Let time pass by ``seconds`` with a heartbeat after each ``every``."""
+        for _ in range(seconds // every):
+            self.clock.advance(every)
+            assert (await self.heartbeat(session)).status_code == 204
+
+    async def reconcile(self) -> int:
+        """One round of reconciliation."""
+        return await self.service.reconciler.run_due()
+
+    async def settle(self, session: dict[str, Any]) -> dict[str, Any]:
+        """Let time pass and reconcile until nothing more happens to the session; answers its document."""
+        for _ in range(100):
+            document: dict[str, Any] = await self.get(f"/v1/sessions/{session['id']}")
+            if document["state"] in {"settled", "failed", "review"}:
+                return document
+            self.clock.advance(60)
+            await self.reconcile()
+        raise AssertionError(f"the session stays {document['state']}")
+
+
+@asynccontextmanager
+async def world(
+    database_url: str, provider: ScriptedProvider, *, clock: ManualClock | None = None, **settings: Any
+) -> AsyncIterator[World]:
+    """Run a service on ``database_url``; ``settings`` are fields of :class:`app.settings.Settings`."""
+    clock = clock or ManualClock()
+    loaded = load_settings(
+        database_url=database_url,
+        gabber_base_url=provider.url,
+        gabber_api_key=provider.api_key,
+        public_url=PUBLIC_URL,
+        secret="test-secret-0123456789",
+        ledger_keys="test-ledger-key-0123456789",
+        bootstrap_admin_key=ADMIN_KEY,
+        **settings,
+    )
+    service = Service(loaded, database_url, clock=clock)
+    await service.start()
+    transport = httpx.ASGITransport(app=service.app, raise_app_exceptions=False)
+    headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url=PUBLIC_URL, headers=headers) as client:
+            yield World(service, client, provider, clock, loaded)
+    finally:
+        await service.stop()
