@@ -173,11 +173,7 @@ def _metadata(value: Any) -> dict[str, Any]:
         raise InvalidQuantity("must be a JSON object")
     for text in _texts(value):
         if isinstance(text, JsonNumber):
-            if (
-                text.decimal() is None
-                or len(text) > _MAX_METADATA_NUMBER
-                or abs(_exponent(text)) > _MAX_METADATA_NUMBER
-            ):
+            if not _ordinary(text):
                 raise InvalidQuantity("must hold ordinary numbers only")
         elif "\x00" in text or any(unicodedata.category(character) == "Cs" for character in text):
             raise InvalidQuantity("must hold no NUL and no half characters")
@@ -189,9 +185,10 @@ def _metadata(value: Any) -> dict[str, Any]:
 _MAX_METADATA_NUMBER = 100
 
 
-def _exponent(number: JsonNumber) -> int:
+def _ordinary(number: JsonNumber) -> bool:
+    """Whether the database can keep the number with all its digits."""
     value = number.decimal()
-    return 0 if value is None else value.adjusted()
+    return value is not None and max(len(number), abs(value.adjusted())) <= _MAX_METADATA_NUMBER
 
 
 def _texts(value: Any) -> Iterator[str]:

@@ -88,7 +88,7 @@ def _s(value: int) -> Micros:
 class Settings(BaseSettings):
     """Every setting; the variable is the name in capitals behind ``TALKTIME_``."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True, validate_default=False)
 
     database_url: DatabaseUrl | None = None
     migration_database_url: DatabaseUrl | None = None

@@ -45,6 +45,12 @@ async def balance_document(transaction: Transaction, user_id: str, now: Instant,
     }
 
 
+async def is_known(transaction: Transaction, account_id: UUID) -> bool:
+    """Whether the user was ever seen."""
+    statement = select(accounts.c.account_id).where(accounts.c.account_id == account_id)
+    return (await transaction.execute(statement)).one_or_none() is not None
+
+
 def unknown_user(user_id: str) -> Problem:
     return Problem(NOT_FOUND, f"there is no user {user_id!r}: a first grant or session makes one")
 

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from sqlalchemy import Row, select
 
+from app.accounts.balances import is_known
 from app.core.ids import Kind, account_id_of, public_id
 from app.core.ledger import GrantKind
 from app.core.lossless_json import dumps
@@ -90,19 +91,18 @@ async def _by_reference(transaction: Transaction, account_id: UUID, reference: s
 
 def _same(row: Row[Any], asked: GrantDocument) -> bool:
     """Whether a stored grant is what is asked for again; an absent ``effective_at`` was the time of the first call."""
-    return (
-        row.amount == asked.amount
-        and row.kind == asked.kind
-        and row.priority == asked.priority
-        and (asked.effective_at is None or row.effective_at == asked.effective_at)
-        and row.expires_at == asked.expires_at
-        and row.cost_basis == asked.cost_basis
-    )
+    effective_at = row.effective_at if asked.effective_at is None else asked.effective_at
+    stored = (row.amount, row.kind, row.priority, row.effective_at, row.expires_at, row.cost_basis)
+    return stored == (asked.amount, asked.kind, asked.priority, effective_at, asked.expires_at, asked.cost_basis)
 
 
-async def grants_page(transaction: Transaction, user_id: str, *, limit: int, cursor: str | None) -> dict[str, Any]:
-    """A page of a user's grants, newest first."""
+async def grants_page(
+    transaction: Transaction, user_id: str, *, limit: int, cursor: str | None
+) -> dict[str, Any] | None:
+    """A page of a user's grants, newest first; null for a user never seen."""
     account_id = account_id_of(user_id)
+    if not await is_known(transaction, account_id):
+        return None
     statement = select(grants).where(grants.c.account_id == account_id).order_by(grants.c.id.desc())
     position = read_cursor(cursor, str)
     if position is not None:

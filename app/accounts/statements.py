@@ -6,11 +6,12 @@ from uuid import UUID
 
 from sqlalchemy import Row, select
 
+from app.accounts.balances import is_known
 from app.core.account import EntryKind
 from app.core.ids import Kind, account_id_of, public_id
 from app.core.units import Instant, format_credits, format_instant
 from app.db.database import Transaction
-from app.db.tables import accounts, entries, funding
+from app.db.tables import entries, funding
 from app.errors import invalid
 from app.http.pages import make_cursor, page, read_cursor
 
@@ -27,8 +28,7 @@ async def statement_page(
 ) -> dict[str, Any] | None:
     """One page; null for a user never seen. ``after`` is inclusive, ``before`` is not."""
     account_id = account_id_of(user_id)
-    known = await transaction.execute(select(accounts.c.account_id).where(accounts.c.account_id == account_id))
-    if known.one_or_none() is None:
+    if not await is_known(transaction, account_id):
         return None
     statement = select(entries).where(entries.c.account_id == account_id).order_by(entries.c.seq.desc())
     position = read_cursor(cursor, int)

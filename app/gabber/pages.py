@@ -97,7 +97,7 @@ def _same_origin(first: httpx.URL, target: httpx.URL) -> httpx.URL | PullFailed:
     # A user name in the URL would be sent as Basic credentials beside the key: no page of ours has one.
     if (target.scheme, target.host, _port(target)) != (first.scheme, first.host, _port(first)) or target.userinfo:
         return PullFailed(kind=PullFailure.FOREIGN_PAGE, detail="next_page leads to another origin")
-    return target.copy_with(fragment=None)
+    return target
 
 
 def _port(url: httpx.URL) -> int | None:

@@ -5,7 +5,7 @@ from typing import Annotated, Final
 from fastapi import Path
 from starlette.requests import ClientDisconnect, Request
 
-from app.core.units import InvalidQuantity
+from app.core.units import Instant, InvalidQuantity, parse_instant
 from app.documents import MAX_TEXT, AnyDocument, decode, printable, validate
 from app.errors import BODY_TOO_LARGE, Problem, invalid
 
@@ -43,6 +43,16 @@ def checked_user_id(user_id: str) -> str:
         return printable(user_id)
     except InvalidQuantity as error:
         raise invalid("/user_id", str(error)) from None
+
+
+def instant_parameter(name: str, text: str | None) -> Instant | None:
+    """An instant in a query; 422 if it is none. A ``+`` that arrived as a space is taken for what it was."""
+    if text is None:
+        return None
+    try:
+        return parse_instant(text.replace(" ", "+"))
+    except InvalidQuantity as error:
+        raise invalid(f"/{name}", str(error)) from None
 
 
 UserIdPath = Annotated[str, Path(description=f"The customer's own id of the user, at most {MAX_TEXT} characters.")]

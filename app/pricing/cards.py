@@ -41,7 +41,8 @@ async def ensure_default_card(transaction: Transaction, ids: Ids, now: Instant) 
     """Make sure that there is a card named ``default``; an operator's own versions stand."""
     await transaction.execute(
         upsert(rate_cards)
-        .values(_row(ids.new(), 1, DEFAULT_RATE_CARD, now, now, None, None))
+        # In force since ever, so that no clock, however set, finds none.
+        .values(_row(ids.new(), 1, DEFAULT_RATE_CARD, Instant(0), now, None, None))
         .on_conflict_do_nothing(index_elements=["name", "version"])
     )
 

@@ -18,7 +18,7 @@ from app.ports.randomness import Randomness
 MAX_SEGMENTS: Final = 10_000
 MAX_SCRIPT_BYTES: Final = 1024 * 1024
 MIN_HEARTBEAT_EVERY: Final = Micros(US_PER_S)
-BUILT_IN: Final = ("guide", "talk", "ghost", "disconnect", "endless", "silent", "random")
+BUILT_IN: Final = ("guide", "talk", "ghost", "disconnect", "endless", "silent", "unheard", "random")
 SILENCE: Final = "silence"
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)

@@ -278,6 +278,7 @@ class _Control:
             "timeline": _placed(session.timeline(now)),
             "talk": _placed(session.timeline(session.leaves_at)),
             "heartbeats": [_record(heartbeat) for heartbeat in session.heartbeats],
+            "quiet": session.quiet,
         }
         return _json(200, _summary(session, now) | truth)
 

@@ -51,6 +51,12 @@ class Session:
     started_at: Instant
     heartbeats: deque[Heartbeat] = field(default_factory=lambda: deque(maxlen=MAX_HEARTBEATS_KEPT))
     beating: asyncio.Task[None] | None = None
+    on_their_way: int = 0
+
+    @property
+    def quiet(self) -> bool:
+        """No heartbeat is due, or on its way, any more: the records are complete."""
+        return (self.beating is None or self.beating.done()) and self.on_their_way == 0
 
     @property
     def connected_at(self) -> Instant:
@@ -133,11 +139,18 @@ class World:
                 if len(self._posting) >= MAX_HEARTBEATS_WAITING:
                     record.failure = "too many heartbeats are waiting"
                 elif fault != "lost":
+                    session.on_their_way += 1
                     post = asyncio.create_task(self._post(session, webhook, record))
                     self._posting.add(post)
                     post.add_done_callback(self._posting.discard)
 
     async def _post(self, session: Session, webhook: SplitResult, record: Heartbeat) -> None:
+        try:
+            await self._deliver(session, webhook, record)
+        finally:
+            session.on_their_way -= 1
+
+    async def _deliver(self, session: Session, webhook: SplitResult, record: Heartbeat) -> None:
         if record.fault == "late":
             await self.clock.sleep(self.config.late)
         named = str(self._ids.new()) if record.fault == "foreign" else session.id

@@ -4,6 +4,7 @@ import gzip
 import json
 import logging
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from app.gabber import Gabber, PulledTimeline, PullFailed, PullFailure
 from app.gabber import client as client_module
 from app.gabber import pages as pages_module
 from app.gabber.pages import MAX_PAGE_TOKEN_CHARS, MAX_PAGES, MAX_VALUES
-from app.gabber.wire import MAX_BODY_BYTES
+from app.gabber.wire import MAX_BODY_BYTES, MAX_TEXT_CHARS, TooLarge, plain, read_body
 from app.ports.clock import SystemClock
 from tests.support.raw_server import Answer, Pause, RawServer, http, page, raw_server
 
@@ -124,7 +125,7 @@ async def test_it_reads(case: str) -> None:
     assert list(pulled.values) == texts
 
 
-bomb = gzip.compress(b" " * (MAX_BODY_BYTES * 8))
+bomb = gzip.compress(b" " * (MAX_BODY_BYTES * 12))
 deep = "[" * (MAX_DEPTH + 1) + "]" * (MAX_DEPTH + 1)
 F = PullFailure
 # What a pull comes to, the answers that lead there, and the number of requests (3 pulls where repeating could help).
@@ -210,7 +211,8 @@ async def test_it_gives_up_on_a_drip_that_each_single_read_would_accept() -> Non
     drip += [Pause(0.05), b" "] * 100
     failed, _ = await pull(drip, timeout_ms=300)
     assert isinstance(failed, PullFailed)
-    assert failed.kind is PullFailure.TIMEOUT
+    # Its own deadline ends it, not that of the whole pull.
+    assert (failed.kind, failed.detail) == (PullFailure.TIMEOUT, "the provider did not answer in time")
     assert time.monotonic() - began < 1
 
 
@@ -393,3 +395,25 @@ def test_one_origin_is_one_scheme_host_and_port() -> None:
         "https://evil\\@app.gabber.dev/x?y",
     ):
         assert isinstance(pages_module.next_url(first, foreign), PullFailed), foreign
+
+
+async def test_a_compression_bomb_is_never_inflated() -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(TooLarge):
+            await read_body(httpx.Response(200, headers={"content-encoding": "gzip"}, stream=_Stream(bomb)))
+        assert tracemalloc.get_traced_memory()[1] < 4 * MAX_BODY_BYTES
+    finally:
+        tracemalloc.stop()
+
+
+class _Stream(httpx.AsyncByteStream):
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        yield self._content
+
+
+def test_a_foreign_text_is_read_only_so_far() -> None:
+    assert plain("a" + "\0" * (4 * MAX_TEXT_CHARS) + "b") == "a"

@@ -8,8 +8,11 @@ import pytest
 
 from app.core.units import US_PER_S, parse_instant
 from app.simulator import poster as poster_module
+from app.simulator import world as world_module
+from app.simulator.poster import Poster, PostFailed, checked_webhook
 from app.simulator.script import built_in, parse_script
 from tests.support.provider import Provider, provider
+from tests.support.raw_server import Pause, http, raw_server
 from tests.support.receiver import Receiver, receiver
 
 SPEED = 600
@@ -29,14 +32,11 @@ def hook(simulated: Provider) -> Iterator[Receiver]:
 
 
 def ended(simulated: Provider, session_id: str) -> Any:
-    """The truth once the agent has left and nothing is on its way any more."""
-    while (truth := simulated.truth(session_id))["agent_alive"]:
-        time.sleep(0.01)
-    deadline = time.monotonic() + 3
-    while any(h["sent_at"] and h["status"] is None and h["failure"] is None for h in truth["heartbeats"]):
+    """The truth once the agent has left and no heartbeat is on its way any more."""
+    deadline = time.monotonic() + 10
+    while (truth := simulated.truth(session_id))["agent_alive"] or not truth["quiet"]:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-        truth = simulated.truth(session_id)
     return truth
 
 
@@ -180,3 +180,39 @@ def test_stopping_does_not_wait_for_live_sessions(hook: Receiver) -> None:
     simulated.thread.join(5)
     assert not simulated.thread.is_alive()
     assert time.monotonic() - began < 2
+
+
+def test_heartbeats_on_their_way_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_module, "MAX_HEARTBEATS_WAITING", 1)
+    with provider(speed=SPEED) as simulated, receiver(simulated.clock) as hook:
+        hook.delay_s = 0.3
+        truth = ended(simulated, simulated.start("ghost", time_limit_s=91, webhook=hook.url))
+    assert [h["failure"] for h in truth["heartbeats"]] == [None, *["too many heartbeats are waiting"] * 2]
+
+
+def test_records_of_heartbeats_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_module, "MAX_HEARTBEATS_KEPT", 2)
+    with provider(speed=SPEED) as simulated, receiver(simulated.clock) as hook:
+        truth = ended(simulated, simulated.start("ghost", time_limit_s=121, webhook=hook.url))
+    assert offsets_s(truth) == [90, 120]
+
+
+BAD_ANSWERS: dict[str, tuple[list[bytes | Pause], str]] = {
+    "none": ([], "ConnectionResetError"),
+    "half a head": ([b"HTTP/1.1 204"], "ConnectionResetError"),
+    "no HTTP": ([b"SSH-2.0-OpenSSH\r\n\r\n"], "HttpParser"),
+    "too large": ([http(200, b" " * (poster_module.MAX_ANSWER_BYTES + 1))], "ConnectionAbortedError"),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("case", BAD_ANSWERS)
+async def test_an_odd_answer_is_a_failure(case: str) -> None:
+    answer, failure = BAD_ANSWERS[case]
+    poster = Poster()
+    async with raw_server(answer) as server:
+        webhook = checked_webhook(server.url)
+        assert webhook is not None
+        with pytest.raises(PostFailed, match=failure):
+            await poster.post(webhook, b"{}")
+    await poster.aclose()

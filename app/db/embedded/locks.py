@@ -25,6 +25,12 @@ class FileLock:
             time.sleep(_POLL_S)
         return True
 
+    def remove(self) -> None:
+        """Remove the file of a lock that is held: whoever waits for it starts anew."""
+        if self._fd is None:
+            raise RuntimeError("only the holder may remove a lock")
+        self._path.unlink(missing_ok=True)
+
     def release(self) -> None:
         """Give the lock back; nothing happens if it is not held."""
         if self._fd is not None:
@@ -34,7 +40,10 @@ class FileLock:
     def _try(self, mode: int) -> bool:
         if self._fd is not None:
             raise RuntimeError("the lock is held already")
-        fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # the folder was removed just now
+            return False
         try:
             fcntl.flock(fd, mode | fcntl.LOCK_NB)
             # The last holder may have removed the folder while we waited: a lock on a nameless file guards nothing.

@@ -47,10 +47,6 @@ class Home:
         return self.path / "cluster"
 
     @property
-    def unfinished_cluster(self) -> Path:
-        return self.path / "cluster.new"
-
-    @property
     def log(self) -> Path:
         return self.path / "postgres.log"
 

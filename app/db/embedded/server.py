@@ -8,9 +8,10 @@ under another.
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +42,7 @@ SHARE_WAIT_S: Final = 90
 SHARERS_WAIT_S: Final = 10
 """How long an owner that stops waits for those who share its server; their connections are cut then."""
 
+_UNFINISHED: Final = "cluster.new-"
 _INITDB_TIMEOUT_S: Final = 120
 _POLL_S: Final = 0.02
 
@@ -90,9 +92,9 @@ class EmbeddedPostgres:
         Raises :class:`EmbeddedPostgresError`.
         """
         with self._operator_errors():
-            self._data_dir.mkdir(parents=True, exist_ok=True)
             deadline = time.monotonic() + SHARE_WAIT_S
             while True:
+                self._data_dir.mkdir(parents=True, exist_ok=True)  # again each time: its owner may erase it
                 if self._owner_lock.acquire():
                     return self._start_owned()
                 urls = self._share()
@@ -105,14 +107,18 @@ class EmbeddedPostgres:
                     )
                 time.sleep(_POLL_S)
 
-    def stop(self) -> None:
-        """Stop an owned server and wait for its end, or give a shared one back. Nothing happens if neither is held."""
+    def stop(self, *, erase: bool = False) -> None:
+        """Stop an owned server and wait for its end, or give a shared one back. Nothing happens if neither is held.
+
+        ``erase``: if it was owned, remove all its data as well, and the data folder if nothing else is in it.
+        """
         try:
             if self._process is not None:
-                self._users_lock.release()
                 self._users_lock.acquire(timeout_s=self._sharers_wait_s)
                 self._process.stop()
-                self._process = None
+                home, self._process = self._process.home, None
+                if erase:
+                    self._erase(home)
         finally:
             self._users_lock.release()
             self._owner_lock.release()
@@ -166,9 +172,10 @@ class EmbeddedPostgres:
 
     def _make_cluster(self, home: Home, binaries: Binaries) -> None:
         """Make it aside and rename it when it is whole: what a killed start leaves is never taken for a cluster."""
-        aside = home.unfinished_cluster
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(mode=0o700)
+        for left in home.path.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        # A new name each time: the initdb of a start that was killed may still be writing under its own.
+        aside = Path(tempfile.mkdtemp(prefix=_UNFINISHED, dir=home.path))
         if home.account:
             os.chown(aside, home.account.uid, home.account.gid)
         argv = [str(binaries.bin_dir / "initdb"), f"--pgdata={aside}", f"--username={SUPERUSER}", "--encoding=UTF8"]
@@ -204,6 +211,17 @@ class EmbeddedPostgres:
             self._users_lock.release()
             raise
         return urls
+
+    def _erase(self, home: Home) -> None:
+        """Before the locks are given back: another process may start anew as soon as they are."""
+        shutil.rmtree(home.path)
+        link = self._data_dir / "postgres"
+        if link.is_symlink():
+            link.unlink()
+        (self._data_dir / "postgres.users").unlink(missing_ok=True)
+        self._owner_lock.remove()
+        with suppress(OSError):
+            self._data_dir.rmdir()
 
     @contextmanager
     def _operator_errors(self) -> Iterator[None]:

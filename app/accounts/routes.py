@@ -1,0 +1,79 @@
+"""``/v1/users/{user_id}/…``: balance, statement, grants."""
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.accounts.balances import balance_document, unknown_user
+from app.accounts.grants import GrantDocument, give, grants_page
+from app.accounts.statements import statement_page
+from app.core.ids import account_id_of
+from app.core.units import Micros
+from app.db.database import Database, Transaction
+from app.documents import decode, validate
+from app.http.answers import Answer, json_response
+from app.http.bodies import UserIdPath, checked_user_id, instant_parameter, read_bounded
+from app.http.idempotency import idempotency_key, write_once
+from app.http.pages import Cursor, Limit, page_limit
+from app.ledger.book import LedgerPorts
+from app.ports.clock import Clock
+
+
+def account_routes(database: Database, ledger: LedgerPorts, clock: Clock, longest: Micros) -> APIRouter:
+    """The routes; ``longest`` is the longest session, which bounds ``talk_time_s``."""
+    router = APIRouter(prefix="/v1/users", tags=["users"])
+
+    @router.get("/{user_id:path}/balance", summary="What a user has, holds and can still spend")
+    async def balance(user_id: UserIdPath) -> Response:
+        user_id = checked_user_id(user_id)
+        async with database.reading() as transaction:
+            return json_response(await balance_document(transaction, user_id, clock.now(), longest))
+
+    @router.get("/{user_id:path}/entries", summary="A user's statement, newest first")
+    async def entries(
+        user_id: UserIdPath,
+        kind: str | None = None,
+        after: str | None = None,
+        before: str | None = None,
+        limit: Limit = None,
+        cursor: Cursor = None,
+    ) -> Response:
+        user_id = checked_user_id(user_id)
+        async with database.reading() as transaction:
+            found = await statement_page(
+                transaction,
+                user_id,
+                limit=page_limit(limit),
+                cursor=cursor,
+                kind=kind,
+                after=instant_parameter("after", after),
+                before=instant_parameter("before", before),
+            )
+        if found is None:
+            raise unknown_user(user_id)
+        return json_response(found)
+
+    @router.get("/{user_id:path}/grants", summary="A user's grants, newest first")
+    async def list_grants(user_id: UserIdPath, limit: Limit = None, cursor: Cursor = None) -> Response:
+        user_id = checked_user_id(user_id)
+        async with database.reading() as transaction:
+            found = await grants_page(transaction, user_id, limit=page_limit(limit), cursor=cursor)
+        if found is None:
+            raise unknown_user(user_id)
+        return json_response(found)
+
+    @router.post("/{user_id:path}/grants", summary="Grant credits", status_code=201)
+    async def grant(user_id: UserIdPath, request: Request) -> Response:
+        user_id = checked_user_id(user_id)
+        body = await read_bounded(request)
+        asked = validate(GrantDocument, decode(body))
+        key = idempotency_key(request, body)
+        now = clock.now()
+
+        async def work(transaction: Transaction) -> Answer:
+            document, new = await give(transaction, ledger, user_id, asked, now)
+            return Answer(201 if new else 200, document)
+
+        return await write_once(database, account_id_of(user_id), key, now, work)
+
+    return router

@@ -1,0 +1,182 @@
+"""The ``talktime`` command."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from typer import Argument, Option
+
+from app import __version__
+from app.core.ids import Kind, parse_public_id
+from app.core.rate_card import RateCard
+from app.db.database import Database, DatabaseUnavailable
+from app.db.embedded import EmbeddedPostgresError
+from app.db.migrate import migrate as run_migrations
+from app.demo.command import demo
+from app.errors import Problem
+from app.http.answers import encode
+from app.pricing.cards import default_card, find_card
+from app.pricing.preview import card_of, preview, rate_document, read_preview
+from app.running import database_of
+from app.running import serve as run_server
+from app.settings import BadSettings, Settings, load_settings
+from app.settlement.routes import charge_document
+from app.simulator.command import gabber_sim
+from app.terminal import show_charge
+
+cli = typer.Typer(
+    name="talktime",
+    help="Prepaid credits for real-time voice AI sessions.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+cli.command("demo")(demo)
+cli.command("gabber-sim")(gabber_sim)
+
+AsJson = Annotated[bool, Option("--json", help="Print JSON for scripts instead of tables.")]
+
+
+@cli.command()
+def serve(
+    host: Annotated[str, Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+) -> None:
+    """Serve the API, the webhook and reconciliation, until stopped."""
+    settings = load_settings()
+    missing = [
+        name
+        for name, value in {
+            "TALKTIME_GABBER_API_KEY": settings.gabber_api_key,
+            "TALKTIME_SECRET": settings.secret,
+        }.items()
+        if not value
+    ]
+    if settings.database_url is not None and not settings.ledger_keys:
+        missing.append("TALKTIME_LEDGER_KEYS (with a database of your own)")
+    if missing:
+        _fail("required and not set: " + ", ".join(missing) + "\nTo try Talktime without a provider: talktime demo")
+    run_server(settings, host, port)
+
+
+@cli.command()
+def migrate(as_json: AsJson = False) -> None:
+    """Bring the database to this version's schema."""
+    settings = load_settings()
+    with database_of(settings) as databases:
+        before, after = run_migrations(databases.owner, databases.service_role)
+    if as_json:
+        _print_json({"before": before, "after": after})
+    elif before == after:
+        typer.echo(f"The schema is at version {after} already.")
+    else:
+        typer.echo(f"The schema went from version {before or 'nothing'} to {after}.")
+
+
+@cli.command()
+def rate(
+    file: Annotated[Path, Argument(help="A preview's request as JSON, see docs/charging.md; - for standard input.")],
+    as_json: AsJson = False,
+) -> None:
+    """Rate the session in a JSON file: what it costs, and why."""
+    try:
+        body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+    except OSError as error:
+        _fail(f"{file}: {error.strerror}")
+    document = read_preview(body)
+    named = card_of(document)
+    if isinstance(named, str):
+        settings = load_settings()
+        card = _with_database(settings, lambda database: _stored_card(database, settings, named))
+        result = rate_document(document, card)
+    else:
+        result = preview(body)
+    _show(result, as_json=as_json)
+
+
+async def _stored_card(database: Database, settings: Settings, named: str) -> RateCard:
+    now = settings.make_clock().now()
+    async with database.reading() as transaction:
+        card = await find_card(transaction, named, now)
+        if card is None:
+            names = await default_card(transaction, now)
+            _fail(f"there is no rate card {named!r}; {names.public_id} is the default")
+    return card.card
+
+
+@cli.command()
+def explain(
+    session: Annotated[str, Argument(help="A session's id: ses_…")],
+    data_dir: Annotated[Path | None, Option(help="The embedded database's folder, for TALKTIME_DATA_DIR.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Explain what a session costs, bucket by bucket."""
+    key = parse_public_id(Kind.SESSION, session)
+    if key is None:
+        _fail(f"{session!r} is no session's id: those begin with ses_ and have 56 characters")
+    settings = load_settings(**({} if data_dir is None else {"data_dir": data_dir}))
+
+    async def read(database: Database) -> dict[str, Any]:
+        async with database.reading() as transaction:
+            return await charge_document(transaction, key)
+
+    _show(_with_database(settings, read), as_json=as_json)
+
+
+def _with_database(settings: Settings, work: Any) -> Any:
+    async def run(url: str) -> Any:
+        database = Database(url, pool_size=1)
+        try:
+            return await work(database)
+        finally:
+            await database.close()
+
+    with database_of(settings) as databases:
+        return asyncio.run(run(databases.service))
+
+
+def _show(document: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        _print_json(document)
+    else:
+        show_charge(Console(), document)
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    typer.echo(encode(document).decode())
+
+
+@cli.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(2)
+
+
+def main() -> None:
+    """Run the command; every expected error is a message and not a trace."""
+    try:
+        cli()
+    except BadSettings as error:
+        typer.echo(f"The settings cannot be used:\n{error}", err=True)
+    except Problem as problem:
+        typer.echo(problem.detail, err=True)
+        for place in problem.errors:
+            typer.echo(f"  {place.pointer or '(document)'}: {place.detail}", err=True)
+    except EmbeddedPostgresError as error:
+        typer.echo(str(error), err=True)
+    except DatabaseUnavailable:
+        typer.echo("The database cannot be reached: check TALKTIME_DATABASE_URL, and that it is up.", err=True)
+    else:
+        return
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

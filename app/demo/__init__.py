@@ -1,0 +1,1 @@
+"""``talktime demo``: all of Talktime at once, with a simulated provider, on an embedded database, at high speed."""

@@ -1,0 +1,65 @@
+"""Running things: the database that the settings name, and the server around the service."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import uvicorn
+from sqlalchemy import make_url
+
+from app.db.embedded import EmbeddedPostgres
+from app.db.migrate import migrate
+from app.logs import configure_logs
+from app.service import Service
+from app.settings import Settings
+
+DRAIN_S: Final = 20
+"""Requests under way when the service is told to stop have so long to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Databases:
+    """The service's URL, the owner's for migrations, and the role that the owner grants rights to."""
+
+    service: str
+    owner: str
+    service_role: str | None
+
+
+@contextmanager
+def database_of(settings: Settings) -> Iterator[Databases]:
+    """The database that the settings name; without one the embedded server, brought to this version's schema.
+
+    Must be entered in the main thread, before an event loop runs.
+    """
+    if settings.database_url is not None:
+        owner = settings.migration_database_url or settings.database_url
+        role = make_url(settings.database_url).username
+        yield Databases(settings.database_url, owner, role if role != make_url(owner).username else None)
+        return
+    with EmbeddedPostgres.running_or_start(settings.data_dir, bin_dir=settings.postgres_bin_dir) as urls:
+        role = make_url(urls.service).username
+        migrate(urls.owner, role)
+        yield Databases(urls.service, urls.owner, role)
+
+
+def serve(settings: Settings, host: str, port: int) -> None:
+    """Serve until SIGINT or SIGTERM; requests under way and heartbeats taken are finished first."""
+    configure_logs(settings.log_format)
+    with database_of(settings) as databases:
+        service = Service(settings, databases.service)
+        config = uvicorn.Config(
+            service.app,
+            host=host,
+            port=port,
+            loop="uvloop",
+            http="httptools",
+            lifespan="on",
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            date_header=False,
+            timeout_graceful_shutdown=DRAIN_S,
+        )
+        uvicorn.Server(config).run()

@@ -1,0 +1,41 @@
+"""Functions that are woken at intervals of real time."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import UTC
+
+import structlog
+from apscheduler.schedulers.asyncio import AsyncIOScheduler
+
+log = structlog.get_logger(__name__)
+
+# A round that takes longer than its interval is no news: the next one takes up what is due.
+logging.getLogger("apscheduler").setLevel(logging.ERROR)
+
+
+class Alarms:
+    """Wakes each function at its interval, never twice at once; missed alarms become one."""
+
+    def __init__(self) -> None:
+        self._scheduler = AsyncIOScheduler(
+            timezone=UTC, job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None}
+        )
+
+    def every(self, seconds: float, name: str, work: Callable[[], Awaitable[object]]) -> None:
+        """Wake ``work`` every ``seconds`` of real time. What it raises is logged; the next alarm comes all the same."""
+
+        async def woken() -> None:
+            try:
+                await work()
+            except Exception:
+                log.exception("alarm.failed", alarm=name)
+
+        self._scheduler.add_job(woken, "interval", seconds=seconds, id=name, name=name)
+
+    def start(self) -> None:
+        self._scheduler.start()
+
+    def stop(self) -> None:
+        """No more alarms; what is running runs on."""
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)

@@ -1,0 +1,300 @@
+"""The composition root: everything is built here, once, from the settings, and nowhere else."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import structlog
+from fastapi import Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app import __version__
+from app.accounts.routes import account_routes
+from app.core.ids import AccountThing
+from app.core.units import US_PER_S, Micros, datetime_of
+from app.db.database import Database, DatabaseUnavailable, disagreement
+from app.db.durable import DurableStatements
+from app.errors import INTERNAL, METHOD_NOT_ALLOWED, NOT_FOUND, UNAVAILABLE, Code, Problem
+from app.gabber import Gabber
+from app.gabber.client import PULL_DEADLINE_TIMEOUTS
+from app.heartbeats.binding import Bindings
+from app.heartbeats.endpoint import PATH, HeartbeatEndpoint
+from app.heartbeats.writer import TickWriter
+from app.http.answers import problem_response
+from app.http.auth import Authenticator
+from app.keys import KeyRing, Purpose
+from app.ledger.book import LedgerPorts
+from app.ledger.keys import LedgerKeys
+from app.ports.clock import Clock, SystemClock
+from app.ports.ids import TimeOrderedIds
+from app.ports.randomness import Randomness, SystemRandomness
+from app.pricing.cards import ensure_default_card
+from app.pricing.routes import pricing_routes
+from app.schedule.alarms import Alarms
+from app.sessions.routes import session_routes
+from app.sessions.start import StartLimits, Starts
+from app.sessions.tokens import WebhookTokens
+from app.settings import BadSettings, Settings
+from app.settlement.leases import LEASE_MARGIN, Leases
+from app.settlement.reconciler import ReconcileLimits, Reconciler
+from app.settlement.routes import settlement_routes
+
+WAKE_S: Final = 1.0
+"""Reconciliation looks for due sessions so often, in seconds on our clock."""
+
+FASTEST_WAKE_S: Final = 0.05
+CLOCK_CHECK_S: Final = 10.0
+PARTITION_CHECK_S: Final = 3600.0
+PARTITION_DAYS: Final = 7
+"""Partitions for heartbeats are made so many days ahead."""
+
+MAX_DISAGREEMENT: Final = Micros(US_PER_S)
+"""Our clock may be this far from the database's; further off, the service is not ready."""
+
+log = structlog.get_logger(__name__)
+
+
+class Service:
+    """The whole service around one database and one provider; :attr:`app` is its ASGI application."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database_url: str,
+        *,
+        clock: Clock | None = None,
+        randomness: Randomness | None = None,
+    ) -> None:
+        """Raises :class:`~app.settings.BadSettings` where a setting is missing that serving needs."""
+        self._clock = clock or settings.make_clock()
+        randomness = randomness or SystemRandomness()
+        ids = TimeOrderedIds(self._clock, randomness)
+        secrets = [secret.get_secret_value() for secret in settings.secret]
+        if not secrets or settings.gabber_api_key is None:
+            raise BadSettings("TALKTIME_SECRET and TALKTIME_GABBER_API_KEY are required")
+        self.database = Database(database_url)
+        self.ledger = LedgerPorts(_ledger_keys(settings, secrets), ids)
+        self._ids = ids
+        gabber = Gabber(
+            base_url=settings.gabber_base_url,
+            api_key=settings.gabber_api_key.get_secret_value(),
+            timeout=settings.provider_timeout_s,
+            clock=self._clock,
+        )
+        self._gabber = gabber
+        self.tokens = WebhookTokens(KeyRing(secrets, Purpose.WEBHOOK))
+        self.starts = Starts(
+            database=self.database,
+            ledger=self.ledger,
+            gabber=gabber,
+            clock=self._clock,
+            ids=ids,
+            randomness=randomness,
+            tokens=self.tokens,
+            sealing=KeyRing(secrets, Purpose.SEALING),
+            limits=StartLimits(
+                shortest=settings.min_session_s,
+                longest=settings.max_session_s,
+                provider_timeout=settings.provider_timeout_s,
+                unconfirmed_ttl=settings.unconfirmed_ttl_s,
+                reconcile_interval=settings.reconcile_interval_s,
+                webhook_base=settings.public_url + PATH,
+            ),
+        )
+        lease = Micros(PULL_DEADLINE_TIMEOUTS * settings.provider_timeout_s + LEASE_MARGIN)
+        self.reconciler = Reconciler(
+            database=self.database,
+            ledger=self.ledger,
+            gabber=gabber,
+            leases=Leases(self.database, self._clock, ids, lease),
+            clock=self._clock,
+            randomness=randomness,
+            limits=ReconcileLimits(
+                reconcile_interval=settings.reconcile_interval_s,
+                settle_delay=settings.settle_delay_s,
+                unconfirmed_ttl=settings.unconfirmed_ttl_s,
+                no_heartbeat_grace=settings.no_heartbeat_grace_s,
+                evidence_wait=settings.evidence_wait_s,
+            ),
+        )
+        self._writer = TickWriter(DurableStatements(self.database.conninfo))
+        heartbeats = HeartbeatEndpoint(
+            tokens=self.tokens,
+            writer=self._writer,
+            bindings=Bindings(self.database, self.ledger, settings.reconcile_interval_s),
+            clock=self._clock,
+            randomness=randomness,
+        )
+        self._alarms = Alarms()
+        self._rounds: set[asyncio.Task[object]] = set()
+        self._disagreement: Micros | None = None
+        self.app: ASGIApp = _Front(heartbeats, self._build_api(settings))
+
+    # HTTP
+
+    def _build_api(self, settings: Settings) -> FastAPI:
+        admin_key = settings.bootstrap_admin_key
+        authenticated = Depends(Authenticator(None if admin_key is None else admin_key.get_secret_value()))
+        # The generated pages load scripts from elsewhere and are open, so they are off; the document itself is closed.
+        api = FastAPI(
+            title="Talktime",
+            version=__version__,
+            lifespan=self._lifespan,
+            docs_url=None,
+            redoc_url=None,
+            openapi_url=None,
+        )
+        for router in (
+            session_routes(self.database, self.starts),
+            settlement_routes(self.database, self.reconciler),
+            account_routes(self.database, self.ledger, self._clock, settings.max_session_s),
+            pricing_routes(self.database, self._ids, self._clock),
+        ):
+            api.include_router(router, dependencies=[authenticated])
+
+        @api.get("/openapi.json", include_in_schema=False, dependencies=[authenticated])
+        async def openapi() -> Response:
+            return JSONResponse(api.openapi())
+
+        @api.get("/healthz", include_in_schema=False)
+        async def healthz() -> Response:
+            return JSONResponse({"status": "ok"})
+
+        @api.get("/readyz", include_in_schema=False)
+        async def readyz() -> Response:
+            faults = await self.faults()
+            return JSONResponse({"status": "unready" if faults else "ready", "faults": faults}, 503 if faults else 200)
+
+        _add_problem_handlers(api)
+        return api
+
+    async def faults(self) -> list[str]:
+        """Why this process must not be given work now; empty if it may."""
+        try:
+            faults = await self.database.faults()
+        except (DatabaseUnavailable, SQLAlchemyError):
+            return ["the database cannot be reached"]
+        if self._disagreement is not None and abs(self._disagreement) > MAX_DISAGREEMENT:
+            faults.append("our clock and the database's disagree by more than a second")
+        return faults
+
+    # Life
+
+    @asynccontextmanager
+    async def _lifespan(self, _app: FastAPI) -> AsyncIterator[None]:
+        await self.start()
+        try:
+            yield
+        finally:
+            await self.stop()
+
+    async def start(self) -> None:
+        """Prepare the database, begin to write heartbeats, and set the alarms."""
+        await self.check_clock()
+        await self.make_partitions()
+        async with self.database.transaction() as transaction:
+            await ensure_default_card(transaction, self._ids, self._clock.now())
+        self._writer.start()
+        wake_s = max(FASTEST_WAKE_S, self._clock.real_seconds(Micros(int(WAKE_S * US_PER_S))))
+        self._alarms.every(wake_s, "reconcile", self._reconcile_round)
+        self._alarms.every(CLOCK_CHECK_S, "clock", self.check_clock)
+        self._alarms.every(PARTITION_CHECK_S, "partitions", self.make_partitions)
+        self._alarms.start()
+
+    async def stop(self) -> None:
+        """Finish what was begun: rounds under way, heartbeats taken but not written. Then close all connections."""
+        self._alarms.stop()
+        if self._rounds:
+            await asyncio.wait(self._rounds)
+        await self._writer.close()
+        await self._gabber.aclose()
+        await self.database.close()
+
+    async def _reconcile_round(self) -> None:
+        task: asyncio.Task[object] = asyncio.create_task(self.reconciler.run_due(), name="reconcile-round")
+        self._rounds.add(task)
+        task.add_done_callback(self._rounds.discard)
+        await asyncio.shield(task)
+
+    async def check_clock(self) -> None:
+        """Measure how far our clock is from the database's, and follow it if that is not far."""
+        if not isinstance(self._clock, SystemClock):
+            return
+        first = self._disagreement is None
+        before = self._clock.now()
+        self._disagreement = disagreement(before, await self.database.clock(), self._clock.now())
+        if first or abs(self._disagreement) <= MAX_DISAGREEMENT:
+            self._clock.adjust(self._disagreement)
+            self._disagreement = Micros(0)
+        else:
+            log.error("clock.disagrees", microseconds=self._disagreement)
+
+    async def make_partitions(self) -> None:
+        """Make the partitions in which heartbeats of the next days are kept."""
+        await self.database.create_tick_partitions(datetime_of(self._clock.now()).date().isoformat(), PARTITION_DAYS)
+
+    async def reconcile(self, session: AccountThing) -> object:
+        """Work on one session now."""
+        return await self.reconciler.reconcile(session, now_please=True)
+
+
+class _Front:
+    """Heartbeats pass by the framework; everything else goes through it."""
+
+    def __init__(self, heartbeats: HeartbeatEndpoint, api: FastAPI) -> None:
+        self._heartbeats = heartbeats
+        self._api = api
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(PATH):
+            await self._heartbeats(scope, receive, send)
+        else:
+            await self._api(scope, receive, send)
+
+
+def _ledger_keys(settings: Settings, secrets: list[str]) -> LedgerKeys:
+    if settings.ledger_keys:
+        return LedgerKeys([key.get_secret_value().encode() for key in settings.ledger_keys])
+    if settings.database_url is not None:
+        raise BadSettings("TALKTIME_LEDGER_KEYS: is required with a database of your own")
+    return LedgerKeys([KeyRing(secrets, Purpose.LEDGER).current.key])
+
+
+_HTTP_PROBLEMS: Final[dict[int, Code]] = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}
+
+
+def _add_problem_handlers(api: FastAPI) -> None:
+    async def problem(_request: Request, error: Exception) -> Response:
+        return problem_response(error) if isinstance(error, Problem) else _internal(error)
+
+    async def http_error(_request: Request, error: Exception) -> Response:
+        if not isinstance(error, HTTPException):
+            return _internal(error)
+        code = _HTTP_PROBLEMS.get(error.status_code) or Code("http-error", error.status_code, "The request failed")
+        return problem_response(Problem(code, code.title, headers=error.headers))
+
+    async def invalid_query(_request: Request, _error: Exception) -> Response:
+        return problem_response(Problem(Code("invalid-request", 422, "The request is not valid"), "see the call"))
+
+    async def unavailable(_request: Request, _error: Exception) -> Response:
+        return problem_response(Problem(UNAVAILABLE, "nothing may have been changed; try again with the same key"))
+
+    async def broken(_request: Request, error: Exception) -> Response:
+        return _internal(error)
+
+    api.add_exception_handler(Problem, problem)
+    api.add_exception_handler(HTTPException, http_error)
+    api.add_exception_handler(RequestValidationError, invalid_query)
+    api.add_exception_handler(DatabaseUnavailable, unavailable)
+    api.add_exception_handler(Exception, broken)
+
+
+def _internal(error: Exception) -> Response:
+    log.error("request.broke", exc_info=error)
+    return problem_response(Problem(INTERNAL, "the fault is logged; nothing was changed by this request"))

@@ -1,0 +1,58 @@
+"""Lists of sessions."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import select
+
+from app.core.ids import account_id_of
+from app.core.lifecycle import State
+from app.core.units import Instant
+from app.db.database import Transaction
+from app.db.tables import sessions
+from app.errors import invalid
+from app.http.pages import make_cursor, page, read_cursor
+from app.sessions.documents import session_documents
+from app.sessions.records import SESSION_COLUMNS, session_of
+
+
+async def sessions_page(
+    transaction: Transaction,
+    *,
+    limit: int,
+    cursor: str | None,
+    user_id: str | None,
+    state: str | None,
+    started_after: Instant | None,
+    started_before: Instant | None,
+) -> dict[str, Any]:
+    """A page of sessions, those asked for last first. ``started_after`` is inclusive, ``started_before`` is not."""
+    statement = select(*SESSION_COLUMNS).order_by(sessions.c.requested_at.desc(), sessions.c.id.desc())
+    if user_id is not None:
+        statement = statement.where(sessions.c.account_id == account_id_of(user_id))
+    if state is not None:
+        if state not in set(State):
+            raise invalid("/state", "must be one of " + ", ".join(State))
+        statement = statement.where(sessions.c.state == state)
+    if started_after is not None:
+        statement = statement.where(sessions.c.started_at >= started_after)
+    if started_before is not None:
+        statement = statement.where(sessions.c.started_at < started_before)
+    position = read_cursor(cursor, int, str)
+    if position is not None:
+        requested_at, last_id = Instant(position[0]), _uuid(position[1])
+        statement = statement.where(
+            (sessions.c.requested_at < requested_at)
+            | ((sessions.c.requested_at == requested_at) & (sessions.c.id < last_id))
+        )
+    found = [session_of(row) for row in await transaction.execute(statement.limit(limit + 1))]
+    shown = found[:limit]
+    more = make_cursor(shown[-1].requested_at, str(shown[-1].id)) if len(found) > limit else None
+    return page(await session_documents(transaction, shown), more)
+
+
+def _uuid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError:
+        raise invalid("/cursor", "is not a cursor of this list") from None

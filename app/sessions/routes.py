@@ -1,0 +1,118 @@
+"""``/v1/sessions`` and the provider guide's own ``/api/start_session``."""
+
+from typing import Any
+
+from fastapi import APIRouter
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.core.ids import AccountThing, Kind, parse_public_id
+from app.core.lossless_json import loads
+from app.db.database import Database
+from app.documents import Document, Duration, Metadata, Text, decode, validate
+from app.errors import IDEMPOTENCY_EXPIRED, NOT_FOUND, Problem
+from app.http.answers import Answer, encode, json_response
+from app.http.bodies import checked_user_id, instant_parameter, read_bounded
+from app.http.idempotency import IdempotencyKey, idempotency_key
+from app.http.pages import Cursor, Limit, page_limit
+from app.sessions.documents import session_document
+from app.sessions.queries import sessions_page
+from app.sessions.records import load_session
+from app.sessions.start import StartOrder, Starts
+
+
+class StartSessionDocument(Document):
+    """The guide's request for a session, with the user it is for."""
+
+    user_id: Text
+    persona: Text
+    scenario: Text
+    time_limit_s: Duration | None = None
+
+
+class NewSessionDocument(StartSessionDocument):
+    rate_card: Text | None = None
+    metadata: Metadata = Field(default_factory=dict)
+
+
+def session_routes(database: Database, starts: Starts) -> APIRouter:
+    router = APIRouter(tags=["sessions"])
+
+    @router.post("/v1/sessions", summary="Start a session", status_code=201)
+    async def start(request: Request) -> Response:
+        body = await read_bounded(request)
+        asked = validate(NewSessionDocument, decode(body))
+        order = _order(asked, asked.rate_card, asked.metadata)
+        return (await starts.start(order, idempotency_key(request, body))).response()
+
+    @router.post("/api/start_session", summary="Start a session as the provider's guide does")
+    async def start_as_in_the_guide(request: Request) -> Response:
+        body = await read_bounded(request)
+        asked = validate(StartSessionDocument, decode(body))
+        key: IdempotencyKey | None = idempotency_key(request, body)
+        answer = await starts.start(_order(asked, None, {}), key)
+        if answer.status != 201:
+            return answer.response()
+        content: Any = loads(encode(answer.content))
+        connection = content["connection_details"]
+        if connection is None:
+            raise Problem(IDEMPOTENCY_EXPIRED, "the connection is given once, to the first request with this key")
+        headers = {**answer.headers, "X-Session-Id": content["session"]["id"]}
+        return Answer(200, connection, headers).response()
+
+    @router.get("/v1/sessions", summary="Sessions, those asked for last first")
+    async def list_sessions(
+        user_id: str | None = None,
+        state: str | None = None,
+        started_after: str | None = None,
+        started_before: str | None = None,
+        limit: Limit = None,
+        cursor: Cursor = None,
+    ) -> Response:
+        async with database.reading() as transaction:
+            return json_response(
+                await sessions_page(
+                    transaction,
+                    limit=page_limit(limit),
+                    cursor=cursor,
+                    user_id=None if user_id is None else checked_user_id(user_id),
+                    state=state,
+                    started_after=instant_parameter("started_after", started_after),
+                    started_before=instant_parameter("started_before", started_before),
+                )
+            )
+
+    @router.get("/v1/sessions/{session_id}", summary="One session")
+    async def get_session(session_id: str) -> Response:
+        key = session_key(session_id)
+        async with database.reading() as transaction:
+            session = await load_session(transaction, key)
+            if session is None:
+                raise unknown_session()
+            return json_response(await session_document(transaction, session))
+
+    return router
+
+
+def _order(asked: StartSessionDocument, rate_card: str | None, metadata: Any) -> StartOrder:
+    return StartOrder(
+        user_id=asked.user_id,
+        persona=asked.persona,
+        scenario=asked.scenario,
+        time_limit=asked.time_limit_s,
+        rate_card=rate_card,
+        metadata=metadata,
+    )
+
+
+def session_key(session_id: str) -> AccountThing:
+    """Where the session with this public id lives; 404 if it is no session's id."""
+    key = parse_public_id(Kind.SESSION, session_id)
+    if key is None:
+        raise unknown_session()
+    return key
+
+
+def unknown_session() -> Problem:
+    return Problem(NOT_FOUND, "there is no session with this id")

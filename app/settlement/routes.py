@@ -1,0 +1,136 @@
+"""A session's charge and the evidence for it."""
+
+from typing import Any
+
+import msgspec
+from fastapi import APIRouter
+from sqlalchemy import select
+from starlette.responses import Response
+
+from app.core.charge import charge
+from app.core.ids import AccountThing, Kind, public_id
+from app.core.lossless_json import dumps
+from app.core.units import Instant, format_instant
+from app.db.database import Database, Transaction
+from app.db.tables import charges, ticks
+from app.errors import BUSY, PROVIDER_UNAVAILABLE, Problem
+from app.http.answers import json_response
+from app.http.pages import Cursor, Limit, make_cursor, page, page_limit, read_cursor
+from app.pricing.explanation import explain
+from app.sessions.documents import session_document
+from app.sessions.records import Session, load_session
+from app.sessions.routes import session_key, unknown_session
+from app.settlement.evidence import load_charged_evidence, load_evidence
+from app.settlement.reconciler import Outcome, Reconciler
+from app.timelines.snapshots import load_snapshots
+
+
+async def charge_document(transaction: Transaction, key: AccountThing) -> dict[str, Any]:
+    """The explanation of a session's posted charge or, while there is none, of what has accrued. 404 if unknown."""
+    session = await load_session(transaction, key)
+    if session is None:
+        raise unknown_session()
+    stored = await load_charged_evidence(transaction, session)
+    final = stored is not None
+    if stored is None:
+        stored = await load_evidence(transaction, session, interim=True)
+    document = explain(charge(stored.evidence), stored.evidence.card)
+    return {
+        **document,
+        "session_id": session.public_id,
+        "state": session.state.value,
+        "final": final,
+        "entry_id": await _entry_id(transaction, session) if final else None,
+        "snapshot": None if stored.rated is None else stored.rated.n,
+        "heartbeats": [format_instant(heartbeat) for heartbeat in stored.evidence.heartbeats],
+    }
+
+
+async def _entry_id(transaction: Transaction, session: Session) -> str | None:
+    statement = select(charges.c.entry_id).where(
+        charges.c.account_id == session.account_id, charges.c.session_id == session.id, charges.c.version == 1
+    )
+    entry_id = (await transaction.execute(statement)).scalar_one()
+    return None if entry_id is None else public_id(Kind.ENTRY, session.account_id, entry_id)
+
+
+def settlement_routes(database: Database, reconciler: Reconciler) -> APIRouter:
+    router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
+
+    @router.get("/{session_id}/charge", summary="What a session costs, and why")
+    async def get_charge(session_id: str) -> Response:
+        async with database.reading() as transaction:
+            return json_response(await charge_document(transaction, session_key(session_id)))
+
+    @router.get("/{session_id}/heartbeats", summary="The heartbeats that we received, in order")
+    async def heartbeats(session_id: str, limit: Limit = None, cursor: Cursor = None) -> Response:
+        async with database.reading() as transaction:
+            return json_response(
+                await _heartbeats_page(transaction, session_key(session_id), page_limit(limit), cursor)
+            )
+
+    @router.get("/{session_id}/snapshots", summary="The timelines that we pulled, digit for digit")
+    async def snapshots(session_id: str, limit: Limit = None, cursor: Cursor = None) -> Response:
+        async with database.reading() as transaction:
+            return json_response(await _snapshots_page(transaction, session_key(session_id), page_limit(limit), cursor))
+
+    @router.post("/{session_id}/reconcile", summary="Pull the timeline now")
+    async def reconcile(session_id: str) -> Response:
+        key = session_key(session_id)
+        async with database.reading() as transaction:
+            if await load_session(transaction, key) is None:
+                raise unknown_session()
+        outcome = await reconciler.reconcile(key, now_please=True)
+        if outcome is Outcome.PULL_FAILED:
+            raise Problem(PROVIDER_UNAVAILABLE, "the timeline could not be pulled; it will be tried again by itself")
+        async with database.reading() as transaction:
+            session = await load_session(transaction, key)
+            if session is None:
+                raise unknown_session()
+            if outcome is Outcome.NOT_OURS and session.lease_token is not None:
+                raise Problem(BUSY, "the session is being reconciled at this moment")
+            return json_response(await session_document(transaction, session))
+
+    return router
+
+
+async def _heartbeats_page(
+    transaction: Transaction, key: AccountThing, rows: int, cursor: str | None
+) -> dict[str, Any]:
+    if await load_session(transaction, key) is None:
+        raise unknown_session()
+    statement = (
+        select(ticks.c.received_at, ticks.c.id, ticks.c.extra)
+        .where(ticks.c.account_id == key.account_id, ticks.c.session_id == key.id)
+        .order_by(ticks.c.received_at, ticks.c.id)
+    )
+    position = read_cursor(cursor, int, int)
+    if position is not None:
+        received_at = Instant(position[0])
+        statement = statement.where(
+            (ticks.c.received_at > received_at) | ((ticks.c.received_at == received_at) & (ticks.c.id > position[1]))
+        )
+    found = (await transaction.execute(statement.limit(rows + 1))).all()
+    shown = found[:rows]
+    documents = [
+        {"received_at": format_instant(row.received_at), "extra": msgspec.Raw((row.extra or "{}").encode())}
+        for row in shown
+    ]
+    return page(documents, make_cursor(shown[-1].received_at, shown[-1].id) if len(found) > rows else None)
+
+
+async def _snapshots_page(transaction: Transaction, key: AccountThing, rows: int, cursor: str | None) -> dict[str, Any]:
+    if await load_session(transaction, key) is None:
+        raise unknown_session()
+    position = read_cursor(cursor, int)
+    after = 0 if position is None else position[0]
+    found = [item for item in await load_snapshots(transaction, key) if item.n > after]
+    documents = [
+        {
+            "requested_at": format_instant(item.pull.requested_at),
+            "received_at": format_instant(item.pull.received_at),
+            "values": msgspec.Raw(dumps(item.values).encode()),
+        }
+        for item in found[:rows]
+    ]
+    return page(documents, make_cursor(found[rows - 1].n) if len(found) > rows else None)

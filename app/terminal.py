@@ -1,0 +1,99 @@
+"""What commands print for people: a charge, bucket by bucket."""
+
+from decimal import Decimal
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+REASONS: Final = {
+    "open_segment": "the last silence is still open: it counts once it is over",
+    "after_time_limit": "after the session's time limit",
+    "beyond_elapsed": "more timeline than time has passed",
+    "unknown_type": "a type without a price",
+    "after_last_proof": "after the last proof of life: nobody was there any more, for all we know",
+    "no_proof_of_life": "between two proofs of life too far apart",
+    "before_charge_start": "before charging starts",
+    "silence_cap": "silence past its billable length",
+    "short_session": "the whole session is exempt: it was too short",
+    "included": "included time",
+}
+"""Why time is not billed, in words."""
+
+ANOMALIES: Final = {
+    "alive_beyond_timeline": "a heartbeat came for a time that the timeline does not reach",
+    "bad_segment": "the timeline has a segment without a usable duration",
+    "timeline_longer_than_elapsed": "the timeline is longer than the time since the start",
+    "timeline_shrank": "the timeline lost speech that an earlier pull had",
+    "unknown_segment_type": "the timeline has a segment of a type that we do not know",
+    "unwitnessed_speech": "there is speech without a heartbeat near it",
+}
+
+
+def show_charge(console: Console, document: dict[str, Any]) -> None:
+    """Print an explanation: the buckets, the lines, the proof of life, the pieces."""
+    state = "" if document.get("final", True) else " so far"
+    console.print(f"[bold]{document['amount']} credits[/bold]{state}", highlight=False)
+    if Decimal(document["beyond_authorization"]):
+        console.print(f"{document['beyond_authorization']} more were not authorised at the start and are not charged.")
+    console.print(
+        f"Timeline of {_s(document['timeline_s'])} from {document['origin']['at']} ({document['origin']['quality']}), "
+        f"rate card {document['rate_card']['name']}.\n",
+        highlight=False,
+    )
+    console.print(_buckets(document))
+    console.print(_lines(document))
+    console.print(_proof(document))
+    for anomaly in document["anomalies"]:
+        console.print(f"[yellow]{anomaly}[/yellow]: {ANOMALIES.get(anomaly, '')}")
+    console.print(_pieces(document))
+
+
+def _buckets(document: dict[str, Any]) -> Table:
+    table = Table("Bucket", "Seconds", "Why", title="Where the time went", title_justify="left")
+    table.columns[1].justify = "right"
+    names = {
+        "user_s": ("user speaks", "billed at the full rate"),
+        "agent_s": ("agent speaks", "billed at the full rate"),
+        "silence_s": ("silence", "billed at the full rate, proven by life on both sides"),
+        "reduced_rate_s": ("silence", "billed at the reduced rate"),
+    }
+    for key, (name, why) in names.items():
+        if document["billed"][key]:
+            table.add_row(name, _s(document["billed"][key]), why)
+    for reason, time in document["not_billed"].items():
+        table.add_row(reason, _s(time), f"not billed: {REASONS.get(reason, reason)}")
+    table.add_section()
+    table.add_row("billed", _s(document["billed"]["total_s"]), "")
+    table.add_row("all", _s(document["timeline_s"]), "")
+    return table
+
+
+def _lines(document: dict[str, Any]) -> Table:
+    table = Table("Line", "Seconds", "Credits a minute", "Credits", title="How it was priced", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for line in document["lines"]:
+        name = line["type"] + (f" ({line['of']})" if "of" in line else "")
+        seconds = _s(line["seconds"]) if "seconds" in line else ""
+        table.add_row(name, seconds, line.get("rate_per_minute", ""), line["amount"])
+    return table
+
+
+def _proof(document: dict[str, Any]) -> str:
+    stretches = ", ".join(f"{_s(start)} to {_s(end)}" for start, end in document["envelopes"])
+    return f"Proven alive: {stretches}.\n"
+
+
+def _pieces(document: dict[str, Any]) -> Table:
+    table = Table("From", "To", "Type", "Billed", title="Second by second", title_justify="left")
+    for column in table.columns[:2]:
+        column.justify = "right"
+    for piece in document["pieces"]:
+        billed = f"x {piece['factor']}" if piece["billed"] else f"no: {piece['reason']}"
+        table.add_row(_s(piece["from_s"]), _s(piece["to_s"]), piece["type"], billed)
+    return table
+
+
+def _s(value: Any) -> str:
+    return f"{value} s"
