@@ -24,7 +24,7 @@ def floats(tree: ast.AST) -> Iterator[int]:
         written = isinstance(node, ast.Constant) and isinstance(node.value, float)
         divided = isinstance(node, ast.BinOp | ast.AugAssign) and isinstance(node.op, ast.Div)
         if named or written or divided:
-            yield node.lineno
+            yield getattr(node, "lineno", 0)
 
 
 def calls(tree: ast.AST, *names: str) -> Iterator[int]:
@@ -41,10 +41,9 @@ def transactions(tree: ast.AST) -> Iterator[ast.AsyncWith]:
     for node in ast.walk(tree):
         if isinstance(node, ast.AsyncWith):
             for item in node.items:
-                entered = item.context_expr
-                if isinstance(entered, ast.Call) and isinstance(entered.func, ast.Attribute):
-                    if entered.func.attr in {"transaction", "reading"}:
-                        yield node
+                called = item.context_expr.func if isinstance(item.context_expr, ast.Call) else None
+                if isinstance(called, ast.Attribute) and called.attr in {"transaction", "reading"}:
+                    yield node
 
 
 @pytest.mark.parametrize("path", MONEY, ids=str)

@@ -1,4 +1,4 @@
-"""The demonstration as a newcomer runs it: real processes, a real database, exit code 0 only if all went as scripted."""
+"""The demonstration as a newcomer runs it: real processes, a real database, and every charge as scripted."""
 
 import json
 import os

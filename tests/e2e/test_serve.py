@@ -74,6 +74,11 @@ def call(method: str, url: str, document: Any = None) -> httpx.Response:
     return httpx.request(method, url, json=document, headers=headers, trust_env=False, timeout=20)
 
 
+def refused_start(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app.cli", "serve"]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
 def test_it_says_all_that_is_missing_and_does_not_start(tmp_path: Path) -> None:
     refused = subprocess.run(
         [sys.executable, "-m", "app.cli", "serve"],
@@ -89,13 +94,7 @@ def test_it_says_all_that_is_missing_and_does_not_start(tmp_path: Path) -> None:
 
 def test_it_names_a_bad_and_an_unknown_setting_without_their_values(tmp_path: Path) -> None:
     bad = {"TALKTIME_SETTLE_DELAY_S": "hunter2", "TALKTIME_SETLE_DELAY": "hunter3"}
-    refused = subprocess.run(
-        [sys.executable, "-m", "app.cli", "serve"],
-        env=environment(tmp_path, **REQUIRED, **bad),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    refused = refused_start(environment(tmp_path, **REQUIRED, **bad))
     assert refused.returncode == 2
     assert "TALKTIME_SETTLE_DELAY_S: must be a number of seconds" in refused.stderr
     assert "TALKTIME_SETLE_DELAY: is not a setting" in refused.stderr

@@ -82,10 +82,8 @@ def test_seeded_documents_are_answered_alike_and_reach_every_rule() -> None:
     assert rare == {}, "the generator hardly reaches these"
 
 
-@pytest.mark.xfail(strict=True, reason="the engine keeps full-rate and reduced-rate silence apart once it is included")
 @pytest.mark.parametrize("field", ["included_s", "short_session_exemption_s"])
 def test_what_exemption_or_included_time_made_alike_in_one_segment_is_one_piece(field: str) -> None:
-    """Once this holds, ``compare.rejoined`` is to go: pieces are then compared as they are."""
     received = "2026-01-31T12:00:11Z"
     values = [{"type": "silence", "seconds": 10}, {"type": "user", "seconds": 1}]
     body = {
