@@ -104,6 +104,7 @@ class Service:
                 provider_timeout=settings.provider_timeout_s,
                 unconfirmed_ttl=settings.unconfirmed_ttl_s,
                 reconcile_interval=settings.reconcile_interval_s,
+                review_after=settings.review_after_s,
                 webhook_base=settings.public_url + PATH,
             ),
         )
@@ -121,6 +122,7 @@ class Service:
                 unconfirmed_ttl=settings.unconfirmed_ttl_s,
                 no_heartbeat_grace=settings.no_heartbeat_grace_s,
                 evidence_wait=settings.evidence_wait_s,
+                review_after=settings.review_after_s,
             ),
         )
         self._writer = TickWriter(DurableStatements(self.database.conninfo))

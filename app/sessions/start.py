@@ -71,6 +71,7 @@ class StartLimits:
     provider_timeout: Micros
     unconfirmed_ttl: Micros
     reconcile_interval: Micros
+    review_after: Micros
     webhook_base: str
 
 
@@ -262,7 +263,8 @@ class Starts:
         if session.provider_session_id not in {None, started.provider_session_id}:
             # A heartbeat bound another id while we waited: one of the two is not ours. A person must look.
             why = "the provider's answer and the first heartbeat name different sessions"
-            await self._step(transaction, book, session, State.REVIEW, why, due_at=None)
+            due_at = Instant(book.now + self._limits.review_after)
+            await self._step(transaction, book, session, State.REVIEW, why, due_at=due_at)
         elif session.state is State.LIVE:
             await change_session(transaction, session, charge_from=None)
         elif session.state in {State.STARTING, State.UNCONFIRMED}:
