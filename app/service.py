@@ -181,7 +181,7 @@ class Service:
         try:
             faults = await self.database.faults()
         except (DatabaseUnavailable, SQLAlchemyError):
-            return ["the database cannot be reached"]
+            return ["the database cannot be reached, or holds no schema of ours"]
         if self._disagreement is not None and abs(self._disagreement) > MAX_DISAGREEMENT:
             faults.append("our clock and the database's disagree by more than a second")
         return faults
@@ -269,7 +269,8 @@ def _ledger_keys(settings: Settings, secrets: list[str]) -> LedgerKeys:
         return LedgerKeys([key.get_secret_value().encode() for key in settings.ledger_keys])
     if settings.database_url is not None:
         raise BadSettings("TALKTIME_LEDGER_KEYS: is required with a database of your own")
-    return LedgerKeys([KeyRing(secrets, Purpose.LEDGER).current.key])
+    # One from each secret: entries signed under an earlier one stay verifiable while that secret is kept.
+    return LedgerKeys([key.key for key in KeyRing(secrets, Purpose.LEDGER).all])
 
 
 _HTTP_PROBLEMS: Final[dict[int, Code]] = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}

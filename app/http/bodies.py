@@ -12,7 +12,7 @@ from app.errors import BODY_TOO_LARGE, Problem, invalid
 MAX_BODY: Final = 1 << 20
 """Bytes of an ordinary request body."""
 
-MAX_PREVIEW_BODY: Final = 32 << 20
+MAX_PREVIEW_BODY: Final = 8 << 20
 """Bytes of a preview's body, which may hold whole timelines."""
 
 

@@ -1,5 +1,6 @@
 """``/v1/rate-cards`` and ``/v1/charges/preview``."""
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -80,9 +81,12 @@ def pricing_routes(database: Database, ids: Ids, clock: Clock) -> APIRouter:
 
     @router.post("/charges/preview", summary="What a session costs, with nothing stored")
     async def preview(request: Request) -> Response:
-        document = read_preview(await read_bounded(request, MAX_PREVIEW_BODY))
-        card = card_of(document)
-        return json_response(rate_document(document, card if isinstance(card, RateCard) else await _stored(card)))
+        body = await read_bounded(request, MAX_PREVIEW_BODY)
+        # In a thread: a large document must not keep heartbeats waiting.
+        document = await asyncio.to_thread(read_preview, body)
+        named = card_of(document)
+        card = named if isinstance(named, RateCard) else await _stored(named)
+        return json_response(await asyncio.to_thread(rate_document, document, card))
 
     async def _stored(named: str | None) -> RateCard:
         async with database.reading() as transaction:
