@@ -8,7 +8,7 @@ Errors: :class:`InvalidQuantity`, for any text or number that is not exactly suc
 
 import re
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_DOWN, Decimal
 from typing import Final, NewType
 
 Micros = NewType("Micros", int)
@@ -32,6 +32,7 @@ MAX_DURATION: Final = Micros(10**9 * US_PER_S)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
+_MILLIONTH: Final = Decimal("0.000001")
 _PLAIN_DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.([0-9]{1,30}))?", re.ASCII)
 _RFC3339: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.([0-9]{1,9}))?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})",
@@ -90,14 +91,11 @@ def parse_seconds(number: Decimal) -> Micros:
         raise InvalidQuantity("must not be negative")
     if number >= 10**9:
         raise InvalidQuantity("must be less than 1000000000 seconds")
-    if number.adjusted() < -30:
-        if number == 0:
-            return Micros(0)
+    # Compared with the number itself: arithmetic on it would round to the context's 28 digits first.
+    cut = number.quantize(_MILLIONTH, rounding=ROUND_DOWN)
+    if cut != number:
         raise InvalidQuantity("must have at most 6 decimals")
-    scaled = number.scaleb(6)
-    if scaled != scaled.to_integral_value():
-        raise InvalidQuantity("must have at most 6 decimals")
-    return Micros(int(scaled))
+    return Micros(int(cut.scaleb(6)))
 
 
 def instant_of(moment: datetime) -> Instant:
@@ -122,7 +120,8 @@ def parse_instant(text: str) -> Instant:
     if len(fraction) > 6:
         text = text.replace("." + fraction, "." + fraction[:6], 1)
     try:
-        return instant_of(datetime.fromisoformat(text.upper()))
+        # In UTC it must still lie in the years 1 to 9999, or it could not be written again.
+        return instant_of(datetime.fromisoformat(text.upper()).astimezone(UTC))
     except (ValueError, OverflowError):
         raise InvalidQuantity("must be an instant that exists") from None
 
