@@ -99,7 +99,8 @@ def test_seconds_are_read_to_the_microsecond(number: str, duration: int) -> None
     "number",
     [
         "-0.000001", "-1", "1000000000", "1E+9", "1E+400000", "0.0000001", "1E-7", "1E-400000", "1.0000005", "NaN",
-        "sNaN", "Infinity", "-Infinity", "1.0000000000000000000000000000000001", "123456789.123456000000000000000000000001",
+        "sNaN", "Infinity", "-Infinity", "1.0000000000000000000000000000000001",
+        "123456789.123456000000000000000000000001",
     ],
 )  # fmt: skip
 def test_any_other_number_is_no_duration(number: str) -> None:
