@@ -10,7 +10,7 @@ from sqlalchemy import Row, select
 
 from app.accounts.balances import is_known
 from app.core.ids import Kind, account_id_of, public_id
-from app.core.ledger import GrantKind
+from app.core.ledger import GrantKind, GrantState
 from app.core.lossless_json import dumps
 from app.core.units import Instant, format_credits, format_instant, format_millionths
 from app.db.database import Transaction
@@ -59,7 +59,9 @@ async def give(
             if not _same(earlier, asked):
                 raise Problem(REFERENCE_CONFLICT, f"the reference {asked.reference!r} was used for another grant")
             return grant_document(earlier, user_id), False
-    if book.account.balance + asked.amount > MAX_BALANCE:
+    # Grants still to come count as well: one that did not fit when its time comes would stop the account for ever.
+    scheduled = sum(grant.remaining for grant in book.account.grants.values() if grant.state is GrantState.SCHEDULED)
+    if book.account.balance + scheduled + asked.amount > MAX_BALANCE:
         raise invalid("/amount", "would make the balance larger than any balance may be")
     grant_id = book.grant(
         GrantTerms(
