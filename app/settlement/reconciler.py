@@ -131,6 +131,10 @@ class Reconciler:
                 return Outcome.NOT_OURS
             work = _Work(transaction, book, session, now, self._limits, self._randomness)
             match session.state:
+                case State.STARTING | State.UNCONFIRMED if session.due_at is not None and now < session.due_at:
+                    # Looked at early, by request: there is nothing to pull, and its time is not up.
+                    await change_session(transaction, session, **_RELEASED)
+                    outcome = Outcome.UPDATED
                 case State.STARTING:
                     outcome = await work.give_up_waiting_for_the_answer()
                 case State.UNCONFIRMED:
