@@ -45,10 +45,12 @@ from app.settlement.leases import LEASE_MARGIN, Leases
 from app.settlement.reconciler import ReconcileLimits, Reconciler
 from app.settlement.routes import settlement_routes
 
-WAKE_S: Final = 1.0
-"""Reconciliation looks for due sessions so often, in seconds on our clock."""
+SLOWEST_WAKE: Final = Micros(US_PER_S)
+"""Reconciliation looks for due sessions at least so often on our clock, and ten times in each of its intervals."""
 
 FASTEST_WAKE_S: Final = 0.05
+"""But no more often than this, in seconds of real time."""
+
 CLOCK_CHECK_S: Final = 10.0
 PARTITION_CHECK_S: Final = 3600.0
 PARTITION_DAYS: Final = 7
@@ -134,6 +136,7 @@ class Service:
             randomness=randomness,
         )
         self._alarms = Alarms()
+        self._reconcile_interval = settings.reconcile_interval_s
         self._rounds: set[asyncio.Task[object]] = set()
         self._disagreement: Micros | None = None
         self.app: ASGIApp = _Front(heartbeats, self._build_api(settings))
@@ -181,7 +184,7 @@ class Service:
         try:
             faults = await self.database.faults()
         except (DatabaseUnavailable, SQLAlchemyError):
-            return ["the database cannot be reached"]
+            return ["the database cannot be reached, or holds no schema of ours"]
         if self._disagreement is not None and abs(self._disagreement) > MAX_DISAGREEMENT:
             faults.append("our clock and the database's disagree by more than a second")
         return faults
@@ -207,7 +210,8 @@ class Service:
 
     def set_alarms(self) -> None:
         """Wake reconciliation and upkeep from here on."""
-        wake_s = max(FASTEST_WAKE_S, self._clock.real_seconds(Micros(int(WAKE_S * US_PER_S))))
+        wake = Micros(min(SLOWEST_WAKE, self._reconcile_interval // 10))
+        wake_s = max(FASTEST_WAKE_S, self._clock.real_seconds(wake))
         self._alarms.every(wake_s, "reconcile", self._reconcile_round)
         self._alarms.every(CLOCK_CHECK_S, "clock", self.check_clock)
         self._alarms.every(PARTITION_CHECK_S, "partitions", self.make_partitions)
@@ -269,7 +273,8 @@ def _ledger_keys(settings: Settings, secrets: list[str]) -> LedgerKeys:
         return LedgerKeys([key.get_secret_value().encode() for key in settings.ledger_keys])
     if settings.database_url is not None:
         raise BadSettings("TALKTIME_LEDGER_KEYS: is required with a database of your own")
-    return LedgerKeys([KeyRing(secrets, Purpose.LEDGER).current.key])
+    # One from each secret: entries signed under an earlier one stay verifiable while that secret is kept.
+    return LedgerKeys([key.key for key in KeyRing(secrets, Purpose.LEDGER).all])
 
 
 _HTTP_PROBLEMS: Final[dict[int, Code]] = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 import psycopg
+import structlog
 
 from app.core.ids import AccountThing
 from app.core.units import Instant, datetime_of
@@ -20,6 +21,8 @@ MAX_QUEUED: Final = 10_000
 MAX_BATCH: Final = 1_000
 ATTEMPTS: Final = 2
 """A batch whose connection was lost is sent once more; its keys make that harmless."""
+
+log = structlog.get_logger(__name__)
 
 _INSERT: Final = """
 insert into ticks (account_id, session_id, received_at, id, extra)
@@ -97,8 +100,9 @@ class TickWriter:
         except DatabaseUnavailable as error:
             _settle(batch, error)
         except Exception as error:
+            # Whatever broke, the next batch is written: a writer that stops would leave every sender waiting.
+            log.exception("ticks.not_written", ticks=len(batch))
             _settle(batch, DatabaseUnavailable(type(error).__name__))
-            raise
         else:
             _settle(batch, None)
 
