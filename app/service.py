@@ -32,7 +32,7 @@ from app.http.answers import problem_response
 from app.http.auth import Authenticator
 from app.keys import KeyRing, Purpose
 from app.ledger.book import LedgerPorts
-from app.ledger.keys import LedgerKeys
+from app.ledger.keys import LedgerKeys, ledger_keys_of
 from app.ports.clock import Clock, SystemClock
 from app.ports.ids import TimeOrderedIds
 from app.ports.randomness import Randomness, SystemRandomness
@@ -83,7 +83,7 @@ class Service:
         if not secrets or settings.gabber_api_key is None:
             raise BadSettings("TALKTIME_SECRET and TALKTIME_GABBER_API_KEY are required")
         self.database = Database(database_url)
-        self.ledger = LedgerPorts(_ledger_keys(settings, secrets), ids)
+        self.ledger = LedgerPorts(_ledger_keys(settings), ids)
         self._ids = ids
         gabber = Gabber(
             base_url=settings.gabber_base_url,
@@ -284,13 +284,11 @@ def _is_utf8(scope: Scope) -> bool:
     return True
 
 
-def _ledger_keys(settings: Settings, secrets: list[str]) -> LedgerKeys:
-    if settings.ledger_keys:
-        return LedgerKeys([key.get_secret_value().encode() for key in settings.ledger_keys])
-    if settings.database_url is not None:
+def _ledger_keys(settings: Settings) -> LedgerKeys:
+    keys = ledger_keys_of(settings)
+    if keys is None:
         raise BadSettings("TALKTIME_LEDGER_KEYS: is required with a database of your own")
-    # One from each secret: entries signed under an earlier one stay verifiable while that secret is kept.
-    return LedgerKeys([key.key for key in KeyRing(secrets, Purpose.LEDGER).all])
+    return keys
 
 
 _HTTP_PROBLEMS: Final[dict[int, Code]] = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}
