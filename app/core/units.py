@@ -8,7 +8,7 @@ Errors: :class:`InvalidQuantity`, for any text or number that is not exactly suc
 
 import re
 from datetime import UTC, datetime, timedelta
-from decimal import ROUND_DOWN, Decimal
+from decimal import Decimal
 from typing import Final, NewType
 
 Micros = NewType("Micros", int)
@@ -30,9 +30,9 @@ MAX_AMOUNT: Final = MicroCredits(10**12 * MICROCREDITS_PER_CREDIT)
 MAX_DURATION: Final = Micros(10**9 * US_PER_S)
 """Durations that are settings, prices or limits stay below a billion seconds (31 years)."""
 
+_SMALLEST_DURATION: Final = Decimal("0.000001")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
-_MILLIONTH: Final = Decimal("0.000001")
 _PLAIN_DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.([0-9]{1,30}))?", re.ASCII)
 _RFC3339: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt ][0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.([0-9]{1,9}))?(?:[Zz]|[+-][0-9]{2}:[0-9]{2})",
@@ -91,11 +91,11 @@ def parse_seconds(number: Decimal) -> Micros:
         raise InvalidQuantity("must not be negative")
     if number >= 10**9:
         raise InvalidQuantity("must be less than 1000000000 seconds")
-    # Compared with the number itself: arithmetic on it would round to the context's 28 digits first.
-    cut = number.quantize(_MILLIONTH, rounding=ROUND_DOWN)
-    if cut != number:
+    # Rounding here and comparing is exact; scaling first would round to the context's precision, unseen.
+    rounded = number.quantize(_SMALLEST_DURATION)
+    if rounded != number:
         raise InvalidQuantity("must have at most 6 decimals")
-    return Micros(int(cut.scaleb(6)))
+    return Micros(int(rounded * US_PER_S))
 
 
 def instant_of(moment: datetime) -> Instant:
@@ -120,7 +120,7 @@ def parse_instant(text: str) -> Instant:
     if len(fraction) > 6:
         text = text.replace("." + fraction, "." + fraction[:6], 1)
     try:
-        # In UTC it must still lie in the years 1 to 9999, or it could not be written again.
+        # In UTC, because an offset can lead out of the years that there are.
         return instant_of(datetime.fromisoformat(text.upper()).astimezone(UTC))
     except (ValueError, OverflowError):
         raise InvalidQuantity("must be an instant that exists") from None
