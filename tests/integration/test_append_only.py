@@ -57,7 +57,7 @@ def attempt(url: str, statements: list[str], table: str) -> psycopg.Error | None
     with psycopg.connect(url) as connection:
         try:
             for statement in statements:
-                connection.execute(sql.SQL(statement).format(table=sql.Identifier(table)))  # type: ignore[arg-type]
+                connection.execute(sql.SQL(statement).format(table=sql.Identifier(table)))
         except psycopg.Error as error:
             return error
         finally:
