@@ -1,0 +1,157 @@
+"""May a session start, when is it over, and what comes next: every branch, to the microsecond."""
+
+from dataclasses import replace
+
+import pytest
+
+from app.core.alignment import Origin, OriginQuality
+from app.core.charge import Charge
+from app.core.gate import Admitted, NotCovered, admit
+from app.core.liveness import Envelope
+from app.core.rate_card import DEFAULT_RATE_CARD, RateCard
+from app.core.settlement import STOPS_SETTLEMENT, Over, Review, Settle, StillLive, decide, over_at
+from app.core.timeline import Anomaly
+from app.core.units import Instant, MicroCredits, Micros
+
+S = 1_000_000
+CREDIT = 1_000_000
+FREE = RateCard(name="free", user_rate=MicroCredits(0), agent_rate=MicroCredits(0), silence_rate=MicroCredits(0))
+WITH_FEE = replace(DEFAULT_RATE_CARD, connection_fee=MicroCredits(5 * CREDIT))
+CAPPED = replace(DEFAULT_RATE_CARD, maximum_charge=MicroCredits(40 * CREDIT))
+
+
+def size(card: RateCard, available: int, asked: int = 3600) -> Admitted | NotCovered:
+    """Amounts in micro-credits, times in seconds."""
+    shortest, longest = Micros(30 * S), Micros(600 * S)
+    return admit(card, available=MicroCredits(available), asked=Micros(asked * S), shortest=shortest, longest=longest)
+
+
+@pytest.mark.parametrize(
+    ("card", "available", "asked", "time_limit", "hold"),
+    [
+        pytest.param(DEFAULT_RATE_CARD, 1000 * CREDIT, 60, 60, 60 * CREDIT, id="what is asked for"),
+        pytest.param(DEFAULT_RATE_CARD, 1000 * CREDIT, 3600, 600, 600 * CREDIT, id="at most the longest"),
+        pytest.param(DEFAULT_RATE_CARD, 45 * CREDIT, 60, 45, 45 * CREDIT, id="at most what is affordable"),
+        pytest.param(DEFAULT_RATE_CARD, 46 * CREDIT - 1, 60, 45, 45 * CREDIT, id="whole seconds"),
+        pytest.param(DEFAULT_RATE_CARD, 30 * CREDIT, 60, 30, 30 * CREDIT, id="just the shortest"),
+        pytest.param(WITH_FEE, 35 * CREDIT, 60, 30, 35 * CREDIT, id="with the fee"),
+        pytest.param(CAPPED, 40 * CREDIT, 600, 600, 40 * CREDIT, id="a maximum makes all time affordable"),
+        pytest.param(FREE, 0, 60, 60, 0, id="free of charge"),
+    ],
+)
+def test_a_session_is_sized(card: RateCard, available: int, asked: int, time_limit: int, hold: int) -> None:
+    assert size(card, available, asked) == Admitted(Micros(time_limit * S), MicroCredits(hold))
+
+
+@pytest.mark.parametrize(
+    ("card", "available", "required", "affordable"),
+    [
+        pytest.param(DEFAULT_RATE_CARD, 30 * CREDIT - 1, 30 * CREDIT, 29, id="a micro-credit short"),
+        pytest.param(DEFAULT_RATE_CARD, 0, 30 * CREDIT, 0, id="nothing"),
+        pytest.param(DEFAULT_RATE_CARD, -5 * CREDIT, 30 * CREDIT, 0, id="below the floor"),
+        pytest.param(WITH_FEE, 35 * CREDIT - 1, 35 * CREDIT, 29, id="the fee is not covered"),
+        pytest.param(FREE, -1, 0, 600, id="below the floor nothing starts, not even what is free"),
+    ],
+)
+def test_a_session_that_is_not_covered_is_refused(
+    card: RateCard, available: int, required: int, affordable: int
+) -> None:
+    assert size(card, available) == NotCovered(MicroCredits(available), MicroCredits(required), Micros(affordable * S))
+
+
+T0 = 1_000 * S
+
+
+def charge(last_proof: int = 0, anomalies: frozenset[Anomaly] = frozenset()) -> Charge:
+    return Charge(
+        amount=MicroCredits(0),
+        beyond_authorization=MicroCredits(0),
+        origin=Origin(Instant(T0), OriginQuality.BOUNDED, frozenset()),
+        timeline_end=Micros(0),
+        billed={},
+        not_billed={},
+        lines=(),
+        envelopes=(Envelope(Micros(0), Micros(last_proof)),),
+        pieces=(),
+        anomalies=anomalies,
+        last_proof=Micros(last_proof),
+    )
+
+
+@pytest.mark.parametrize(
+    ("last_proof", "heard", "grace", "after"),
+    [
+        pytest.param(0, True, 600, 75, id="G after the start"),
+        pytest.param(100, True, 600, 175, id="G after the last proof"),
+        pytest.param(100, False, 600, 375, id="never heard: the limit comes before the grace"),
+        pytest.param(0, False, 200, 200, id="never heard: the grace takes the place of G"),
+        pytest.param(0, False, 74, 75, id="never heard: a grace shorter than G is G"),
+        pytest.param(100, False, 200, 300, id="never heard: the grace runs from the last proof"),
+        pytest.param(299, True, 600, 374, id="just within the limit"),
+        pytest.param(300, True, 600, 375, id="G after the limit"),
+        pytest.param(370, True, 600, 375, id="never later than that"),
+    ],
+)
+def test_when_a_session_is_over(last_proof: int, heard: bool, grace: int, after: int) -> None:
+    instant = over_at(
+        charge(last_proof * S),
+        gap=Micros(75 * S),
+        time_limit=Micros(300 * S),
+        heard=heard,
+        no_heartbeat_grace=Micros(grace * S),
+    )
+    assert instant == T0 + after * S
+
+
+OVER = Instant(2_000 * S)
+DELAY = 120 * S
+FINAL = Instant(OVER + DELAY)
+
+
+@pytest.mark.parametrize(
+    ("now", "pulled_at", "expected"),
+    [
+        (OVER - 1, OVER - 2, StillLive(OVER)),
+        (OVER, OVER - 1, Over(OVER, FINAL)),
+        (OVER, OVER, Over(OVER, FINAL)),
+        (FINAL, FINAL - 1, Over(OVER, FINAL)),
+        (FINAL, FINAL, Settle(OVER)),
+        (FINAL + 1, FINAL + 1, Settle(OVER)),
+        (FINAL + 9 * S, OVER - 1, Over(OVER, FINAL)),
+    ],
+)
+def test_what_comes_next(now: int, pulled_at: int, expected: object) -> None:
+    following = decide(
+        charge(), over=OVER, pulled_at=Instant(pulled_at), now=Instant(now), settle_delay=Micros(DELAY)
+    )  # fmt: skip
+    assert following == expected
+
+
+def test_without_a_delay_the_first_pull_after_the_end_is_final() -> None:
+    assert decide(charge(), over=OVER, pulled_at=OVER, now=OVER, settle_delay=Micros(0)) == Settle(OVER)
+
+
+@pytest.mark.parametrize("anomaly", list(Anomaly))
+def test_contradictory_evidence_is_for_a_person(anomaly: Anomaly) -> None:
+    following = decide(
+        charge(anomalies=frozenset({anomaly})), over=OVER, pulled_at=FINAL, now=FINAL, settle_delay=Micros(DELAY)
+    )
+    stops = anomaly in {"bad_segment", "timeline_longer_than_elapsed", "timeline_shrank"}
+    why = f"the evidence contradicts itself: {anomaly}"
+    assert following == (Review(OVER, why) if stops else Settle(OVER))
+    assert (anomaly in STOPS_SETTLEMENT) is stops
+
+
+def test_a_review_names_all_contradictions_in_order() -> None:
+    following = decide(
+        charge(anomalies=frozenset(Anomaly)), over=OVER, pulled_at=FINAL, now=FINAL, settle_delay=Micros(DELAY)
+    )
+    assert following == Review(
+        OVER, "the evidence contradicts itself: bad_segment, timeline_longer_than_elapsed, timeline_shrank"
+    )
+
+
+def test_contradictions_wait_for_the_final_pull() -> None:
+    contradictory = charge(anomalies=frozenset({Anomaly.BAD_SEGMENT}))
+    early = decide(contradictory, over=OVER, pulled_at=OVER, now=OVER, settle_delay=Micros(DELAY))
+    assert early == Over(OVER, FINAL)
