@@ -67,6 +67,7 @@ async def test_entries_and_grants_come_newest_first_each_once_whatever_is_grante
     user = talktime.user()
 
     async def another() -> None:
+        talktime.clock.advance(1)
         await talktime.grant(user, "1000")
 
     for path, name in ((f"/v1/users/{user}/entries", "amount"), (f"/v1/users/{user}/grants", "amount")):

@@ -30,6 +30,17 @@ class World:
     clock: ManualClock
     settings: Settings
 
+    def renew(self) -> None:
+        """As new for another test: the provider untold, the clock at its beginning, no session left to work on."""
+        vars(self.provider).update(vars(ScriptedProvider(self.provider.url, self.provider.api_key)))
+        self.clock.set(ManualClock().now())
+        self.client.headers["Authorization"] = f"Bearer {ADMIN_KEY}"
+        self.retire()
+
+    def retire(self) -> None:
+        """What is unsettled stays so: another test's provider knows nothing of these sessions."""
+        tell(self.service.database.conninfo, "update sessions set due_at = null where due_at is not null")
+
     @staticmethod
     def user() -> str:
         """A user that no other test knows."""
@@ -125,8 +136,8 @@ async def world(
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
     try:
         async with httpx.AsyncClient(transport=transport, base_url=PUBLIC_URL, headers=headers) as client:
-            yield World(service, client, provider, clock, loaded)
+            made = World(service, client, provider, clock, loaded)
+            yield made
+            made.retire()
     finally:
         await service.stop()
-        # The next world on this database has another provider: what this one leaves unsettled is not its work.
-        tell(database_url, "update sessions set due_at = null where due_at is not null")
