@@ -26,8 +26,39 @@ $(STAMP): requirements.lock pyproject.toml
 	@VIRTUAL_ENV=.venv $(BIN)/uv pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
+.PHONY: demo
+demo: setup ## show all of it: make demo, or make demo DEMO_ARGS=--once
+	@$(BIN)/talktime demo $(DEMO_ARGS)
+
+.PHONY: test
+test: setup ## run all tests: make test, or make test TEST_ARGS='-k heartbeats'
+	@$(BIN)/python -m pytest -q -n auto $(TEST_ARGS)
+
+.PHONY: check
+check: setup ## lint, types, import contract, container files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+	@$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
+	@$(BIN)/hadolint Dockerfile
+	@! grep -nE 'https?://' requirements.lock
+
+.PHONY: format
+format: setup ## put the code into its form
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format --quiet .
+
+.PHONY: bench
+bench: setup ## measure, and write docs/performance.md
+	@$(BIN)/python -m benchmarks
+
 .PHONY: lock
-lock: $(BIN)/uv ## pin the dependencies of pyproject.toml anew
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
+lock: setup ## pin the dependencies of pyproject.toml anew
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 		--output-file requirements.lock pyproject.toml
+
+.PHONY: clean
+clean: ## remove what the other targets made
+	@rm -rf .venv .talktime .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -43,6 +43,10 @@ class KeyRing:
     def current(self) -> PurposeKey:
         return self._keys[0]
 
+    @property
+    def all(self) -> Sequence[PurposeKey]:
+        return self._keys
+
     def find(self, key_id: bytes) -> PurposeKey | None:
         return self._by_id.get(key_id)
 

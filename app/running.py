@@ -5,14 +5,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
 import uvicorn
 from sqlalchemy import make_url
 
 from app.db.embedded import EmbeddedPostgres
-from app.db.migrate import migrate
+from app.db.migrate import migrate, schema_fault
 from app.logs import configure_logs
 from app.service import Service
-from app.settings import Settings
+from app.settings import BadSettings, Settings, settings_without_effect
+
+log = structlog.get_logger(__name__)
 
 DRAIN_S: Final = 20
 """Requests under way when the service is told to stop have so long to end."""
@@ -50,9 +53,17 @@ def database_of(settings: Settings, *, for_long: bool = False) -> Iterator[Datab
 
 
 def serve(settings: Settings, host: str, port: int) -> None:
-    """Serve until SIGINT or SIGTERM; requests under way and heartbeats taken are finished first."""
+    """Serve until SIGINT or SIGTERM; requests under way and heartbeats taken are finished first.
+
+    Raises :class:`~app.settings.BadSettings` if the database cannot be served from.
+    """
     configure_logs(settings.log_format)
+    for name in settings_without_effect():
+        log.warning("setting.without_effect", name=name)
     with database_of(settings, for_long=True) as databases:
+        fault = schema_fault(databases.service)
+        if fault is not None:
+            raise BadSettings(fault)
         service = Service(settings, databases.service)
         config = uvicorn.Config(
             service.app,

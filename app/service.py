@@ -32,7 +32,7 @@ from app.http.answers import problem_response
 from app.http.auth import Authenticator
 from app.keys import KeyRing, Purpose
 from app.ledger.book import LedgerPorts
-from app.ledger.keys import LedgerKeys
+from app.ledger.keys import LedgerKeys, ledger_keys_of
 from app.ports.clock import Clock, SystemClock
 from app.ports.ids import TimeOrderedIds
 from app.ports.randomness import Randomness, SystemRandomness
@@ -47,10 +47,12 @@ from app.settlement.leases import LEASE_MARGIN, Leases
 from app.settlement.reconciler import ReconcileLimits, Reconciler
 from app.settlement.routes import settlement_routes
 
-WAKE_S: Final = 1.0
-"""Reconciliation looks for due sessions so often, in seconds on our clock."""
+SLOWEST_WAKE: Final = Micros(US_PER_S)
+"""Reconciliation looks for due sessions at least so often on our clock, and ten times in each of its intervals."""
 
 FASTEST_WAKE_S: Final = 0.05
+"""But no more often than this, in seconds of real time."""
+
 CLOCK_CHECK_S: Final = 10.0
 PARTITION_CHECK_S: Final = 3600.0
 PARTITION_DAYS: Final = 7
@@ -81,7 +83,7 @@ class Service:
         if not secrets or settings.gabber_api_key is None:
             raise BadSettings("TALKTIME_SECRET and TALKTIME_GABBER_API_KEY are required")
         self.database = Database(database_url)
-        self.ledger = LedgerPorts(_ledger_keys(settings, secrets), ids)
+        self.ledger = LedgerPorts(_ledger_keys(settings), ids)
         self._ids = ids
         gabber = Gabber(
             base_url=settings.gabber_base_url,
@@ -106,6 +108,7 @@ class Service:
                 provider_timeout=settings.provider_timeout_s,
                 unconfirmed_ttl=settings.unconfirmed_ttl_s,
                 reconcile_interval=settings.reconcile_interval_s,
+                review_after=settings.review_after_s,
                 webhook_base=settings.public_url + PATH,
             ),
         )
@@ -123,6 +126,7 @@ class Service:
                 unconfirmed_ttl=settings.unconfirmed_ttl_s,
                 no_heartbeat_grace=settings.no_heartbeat_grace_s,
                 evidence_wait=settings.evidence_wait_s,
+                review_after=settings.review_after_s,
             ),
         )
         self._writer = TickWriter(DurableStatements(self.database.conninfo))
@@ -134,6 +138,7 @@ class Service:
             randomness=randomness,
         )
         self._alarms = Alarms()
+        self._reconcile_interval = settings.reconcile_interval_s
         self._rounds: set[asyncio.Task[object]] = set()
         self._disagreement: Micros | None = None
         self.app: ASGIApp = _Front(heartbeats, self._build_api(settings))
@@ -182,7 +187,7 @@ class Service:
         try:
             faults = await self.database.faults()
         except (DatabaseUnavailable, SQLAlchemyError):
-            return ["the database cannot be reached"]
+            return ["the database cannot be reached, or holds no schema of ours"]
         if self._disagreement is not None and abs(self._disagreement) > MAX_DISAGREEMENT:
             faults.append("our clock and the database's disagree by more than a second")
         return faults
@@ -208,7 +213,8 @@ class Service:
 
     def set_alarms(self) -> None:
         """Wake reconciliation and upkeep from here on."""
-        wake_s = max(FASTEST_WAKE_S, self._clock.real_seconds(Micros(int(WAKE_S * US_PER_S))))
+        wake = Micros(min(SLOWEST_WAKE, self._reconcile_interval // 10))
+        wake_s = max(FASTEST_WAKE_S, self._clock.real_seconds(wake))
         self._alarms.every(wake_s, "reconcile", self._reconcile_round)
         self._alarms.every(CLOCK_CHECK_S, "clock", self.check_clock)
         self._alarms.every(PARTITION_CHECK_S, "partitions", self.make_partitions)
@@ -278,12 +284,11 @@ def _is_utf8(scope: Scope) -> bool:
     return True
 
 
-def _ledger_keys(settings: Settings, secrets: list[str]) -> LedgerKeys:
-    if settings.ledger_keys:
-        return LedgerKeys([key.get_secret_value().encode() for key in settings.ledger_keys])
-    if settings.database_url is not None:
+def _ledger_keys(settings: Settings) -> LedgerKeys:
+    keys = ledger_keys_of(settings)
+    if keys is None:
         raise BadSettings("TALKTIME_LEDGER_KEYS: is required with a database of your own")
-    return LedgerKeys([KeyRing(secrets, Purpose.LEDGER).current.key])
+    return keys
 
 
 _HTTP_PROBLEMS: Final[dict[int, Code]] = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}

@@ -19,6 +19,18 @@ PREFIX: Final = "TALKTIME_"
 _NOT_SETTINGS: Final = {"TALKTIME_TEST_DATABASE_URL"}
 """Variables with our prefix that are for the tests."""
 
+WITHOUT_EFFECT: Final = frozenset(
+    {
+        "TALKTIME_CORS_ORIGINS",
+        "TALKTIME_EVENTS_ALLOW_PRIVATE_TARGETS",
+        "TALKTIME_GOODWILL_DAYS",
+        "TALKTIME_PROVIDER_MAX_RPS",
+        "TALKTIME_RERATE_WINDOW_S",
+        "TALKTIME_TICK_RETENTION_DAYS",
+    }
+)
+"""Settings whose names are taken but which nothing in this version reads; ``serve`` says so if one is set."""
+
 MIN_SECRET_LENGTH: Final = 16
 
 
@@ -112,6 +124,7 @@ class Settings(BaseSettings):
     reconcile_interval_s: PositiveSeconds = _s(60)
     no_heartbeat_grace_s: Seconds = _s(600)
     evidence_wait_s: PositiveSeconds = _s(86400)
+    review_after_s: PositiveSeconds = _s(86400)
     provider_timeout_s: PositiveSeconds = _s(10)
 
     log_format: Annotated[str, Field(pattern="^(json|text)$")] = "json"
@@ -141,10 +154,19 @@ def load_settings(**given: Any) -> Settings:
 
 
 def _unknown_variables() -> set[str]:
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | _NOT_SETTINGS
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | _NOT_SETTINGS | WITHOUT_EFFECT
+    return {name for name in _given_variables() if name.upper() not in known}
+
+
+def settings_without_effect() -> list[str]:
+    """Variables that are set and that this version does not read."""
+    return sorted(name for name in _given_variables() if name.upper() in WITHOUT_EFFECT)
+
+
+def _given_variables() -> set[str]:
     names = set(os.environ)
     env_file = Path(".env")
     if env_file.is_file():
         lines = env_file.read_text(encoding="utf-8").splitlines()
         names |= {line.removeprefix("export ").split("=", 1)[0].strip() for line in lines if "=" in line}
-    return {name for name in names if name.upper().startswith(PREFIX) and name.upper() not in known}
+    return {name for name in names if name.upper().startswith(PREFIX)}

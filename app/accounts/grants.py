@@ -10,7 +10,7 @@ from sqlalchemy import Row, select
 
 from app.accounts.balances import is_known
 from app.core.ids import Kind, account_id_of, public_id
-from app.core.ledger import GrantKind, GrantState
+from app.core.ledger import GrantKind
 from app.core.lossless_json import dumps
 from app.core.units import Instant, format_credits, format_instant, format_millionths
 from app.db.database import Transaction
@@ -21,6 +21,8 @@ from app.http.pages import make_cursor, page, read_cursor
 from app.ledger.book import GrantTerms, LedgerPorts, open_book_of_user
 
 MAX_PRIORITY = 100
+MAX_BALANCE = 8 * 10**18
+"""Micro-credits; with what is scheduled. Well inside a bigint, so that no sum over an account overflows one."""
 
 
 class GrantDocument(Document):
@@ -60,8 +62,7 @@ async def give(
                 raise Problem(REFERENCE_CONFLICT, f"the reference {asked.reference!r} was used for another grant")
             return grant_document(earlier, user_id), False
     # Grants still to come count as well: one that did not fit when its time comes would stop the account for ever.
-    scheduled = sum(grant.remaining for grant in book.account.grants.values() if grant.state is GrantState.SCHEDULED)
-    if book.account.balance + scheduled + asked.amount > MAX_BALANCE:
+    if sum(grant.remaining for grant in book.account.grants.values()) + asked.amount > MAX_BALANCE:
         raise invalid("/amount", "would make the balance larger than any balance may be")
     grant_id = book.grant(
         GrantTerms(
@@ -80,10 +81,6 @@ async def give(
         await transaction.execute(select(grants).where(grants.c.account_id == book.account_id, grants.c.id == grant_id))
     ).one()
     return grant_document(row, user_id), True
-
-
-MAX_BALANCE = 8 * 10**18
-"""Micro-credits. Well inside a bigint, so that no sum over an account can overflow one."""
 
 
 async def _by_reference(transaction: Transaction, account_id: UUID, reference: str) -> Row[Any] | None:

@@ -12,7 +12,7 @@ from app.core.units import Micros
 from app.db.database import Database, Transaction
 from app.documents import decode, validate
 from app.http.answers import Answer, json_response
-from app.http.bodies import UserIdPath, checked_user_id, instant_parameter, read_bounded
+from app.http.bodies import UserIdPath, checked_user_id, instant_parameter, read_bounded, takes
 from app.http.idempotency import idempotency_key, write_once
 from app.http.pages import Cursor, Limit, page_limit
 from app.ledger.book import LedgerPorts
@@ -62,7 +62,7 @@ def account_routes(database: Database, ledger: LedgerPorts, clock: Clock, longes
             raise unknown_user(user_id)
         return json_response(found)
 
-    @router.post("/{user_id:path}/grants", summary="Grant credits", status_code=201)
+    @router.post("/{user_id:path}/grants", summary="Grant credits", status_code=201, openapi_extra=takes(GrantDocument))
     async def grant(user_id: UserIdPath, request: Request) -> Response:
         user_id = checked_user_id(user_id)
         body = await read_bounded(request)

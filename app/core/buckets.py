@@ -61,7 +61,7 @@ class Policy:
 
 
 def sort_into_buckets(timeline: Timeline, policy: Policy) -> list[Piece]:
-    """Cut the timeline into pieces: at most one per segment and bucket edge, in order, tiling 0 … Σ exactly."""
+    """Cut the timeline into pieces at every edge where a bucket may change: in order, tiling 0 … Σ exactly."""
     pieces: list[Piece] = []
     edges = _Edges(policy)
     speech_end = Micros(0)
@@ -72,7 +72,7 @@ def sort_into_buckets(timeline: Timeline, policy: Policy) -> list[Piece]:
         reduced_from: Micros | None = None
         if segment.type is SegmentType.SILENCE and policy.full_rate_first is not None:
             reduced_from = Micros(speech_end + policy.full_rate_first)
-        pieces.extend(_joined(_cut(segment, policy, edges, reduced_from)))
+        pieces.extend(_cut(segment, policy, edges, reduced_from))
         if segment.type in SPEECH:
             speech_end = segment.end
     return pieces
@@ -149,15 +149,13 @@ def _unbilled(segment: Segment, start: Micros, end: Micros, reason: Reason) -> P
     return Piece(segment.type, start, end, 0, False, reason)
 
 
-def _joined(pieces: Iterable[Piece]) -> Iterator[Piece]:
-    """Join neighbours of one segment that an edge without effect has cut apart."""
-    last: Piece | None = None
+def joined(pieces: Iterable[Piece], timeline: Timeline) -> list[Piece]:
+    """Join neighbours of one segment that are in the same bucket: an edge without effect had cut them apart."""
+    starts = {segment.start for segment in timeline.segments}
+    whole: list[Piece] = []
     for piece in pieces:
-        if last is not None and last[3:] == piece[3:]:
-            last = last._replace(end=piece.end)
-            continue
-        if last is not None:
-            yield last
-        last = piece
-    if last is not None:
-        yield last
+        if whole and whole[-1][3:] == piece[3:] and piece.start not in starts:
+            whole[-1] = whole[-1]._replace(end=piece.end)
+        else:
+            whole.append(piece)
+    return whole

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from app.core.alignment import Origin, Pull, align, latest
-from app.core.buckets import Piece, Policy, sort_into_buckets
+from app.core.buckets import Piece, Policy, joined, sort_into_buckets
 from app.core.liveness import Envelope, Liveness, prove
 from app.core.rate_card import ChargeFrom, RateCard
 from app.core.rating import Line, LineType, rate
@@ -87,7 +87,7 @@ def charge(evidence: Evidence) -> Charge:
         not_billed=not_billed,
         lines=rating.lines,
         envelopes=liveness.envelopes,
-        pieces=rating.pieces,
+        pieces=tuple(joined(rating.pieces, timeline)),
         anomalies=timeline.anomalies | origin.anomalies | liveness.anomalies,
         last_proof=liveness.last_proof,
     )

@@ -8,6 +8,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, make_url
+from sqlalchemy.exc import OperationalError
 
 _MIGRATIONS: Final = Path(__file__).resolve().parents[2] / "migrations"
 
@@ -29,6 +30,21 @@ def expected_version() -> str:
 def current_version(connection: Connection) -> str | None:
     """The schema version of a database; null if it was never migrated."""
     return MigrationContext.configure(connection).get_current_revision()
+
+
+def schema_fault(url: str) -> str | None:
+    """Why the database at ``url`` cannot be served from; null if its schema is of this version."""
+    engine = create_engine(make_url(url).set(drivername="postgresql+psycopg"))
+    try:
+        with engine.connect() as connection:
+            found = current_version(connection)
+    except OperationalError:
+        return "the database cannot be reached: check TALKTIME_DATABASE_URL, and that it is up"
+    finally:
+        engine.dispose()
+    if found == expected_version():
+        return None
+    return f"the database's schema is at version {found or 'nothing'}, {expected_version()} is needed: talktime migrate"
 
 
 def migrate(owner_url: str, service_role: str | None) -> tuple[str | None, str]:

@@ -9,6 +9,7 @@ is the same empty 404.
 from collections import OrderedDict
 from typing import Any, Final
 
+import structlog
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import Receive, Scope, Send
 
@@ -17,13 +18,15 @@ from app.core.lossless_json import InvalidJson, dumps, loads
 from app.core.units import InvalidQuantity
 from app.db.database import DatabaseUnavailable
 from app.documents import printable
-from app.errors import BODY_TOO_LARGE, BUSY, SESSION_MISMATCH, UNAVAILABLE, Problem, invalid
+from app.errors import BODY_TOO_LARGE, BUSY, INTERNAL, SESSION_MISMATCH, UNAVAILABLE, Problem, invalid
 from app.heartbeats.binding import Bindings, UnknownSession
 from app.heartbeats.writer import QueueFull, Tick, TickWriter
 from app.http.answers import problem_response
 from app.ports.clock import Clock
 from app.ports.randomness import Randomness
 from app.sessions.tokens import WebhookTokens
+
+log = structlog.get_logger(__name__)
 
 PATH: Final = "/webhooks/gabber/"
 MAX_BODY: Final = 16 * 1024
@@ -66,6 +69,9 @@ class HeartbeatEndpoint:
             await problem_response(Problem(UNAVAILABLE, "the heartbeat was not stored"))(scope, receive, send)
         except QueueFull:
             await problem_response(Problem(BUSY, "too many heartbeats are waiting"))(scope, receive, send)
+        except Exception:
+            log.exception("heartbeat.broke")
+            await problem_response(Problem(INTERNAL, "the heartbeat was not stored"))(scope, receive, send)
         else:
             await _empty(send, 204)
 

@@ -28,7 +28,6 @@ select * from unnest(%s::uuid[], %s::uuid[], %s::timestamptz[], %s::bigint[], %s
 on conflict do nothing
 """
 
-
 log = structlog.get_logger(__name__)
 
 

@@ -1,18 +1,18 @@
 """Reading bodies: bounded while they stream, decoded with all digits, validated strictly."""
 
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import Path
 from starlette.requests import ClientDisconnect, Request
 
 from app.core.units import Instant, InvalidQuantity, parse_instant
-from app.documents import MAX_TEXT, AnyDocument, decode, printable, validate
+from app.documents import MAX_TEXT, Document, printable
 from app.errors import BODY_TOO_LARGE, Problem, invalid
 
 MAX_BODY: Final = 1 << 20
 """Bytes of an ordinary request body."""
 
-MAX_PREVIEW_BODY: Final = 32 << 20
+MAX_PREVIEW_BODY: Final = 8 << 20
 """Bytes of a preview's body, which may hold whole timelines."""
 
 
@@ -31,10 +31,24 @@ async def read_bounded(request: Request, limit: int = MAX_BODY) -> bytes:
     return b"".join(chunks)
 
 
-async def read_document(request: Request, kind: type[AnyDocument]) -> AnyDocument:
-    """The body as a document of ``kind``; an empty body counts as an empty object."""
-    body = await read_bounded(request)
-    return validate(kind, decode(body) if body else {})
+def takes(kind: type[Document]) -> dict[str, Any]:
+    """What the generated API document says about the body of a call that takes a document of ``kind``."""
+    schema = kind.model_json_schema()
+    inlined = _inline(schema, schema.pop("$defs", {}))
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
+
+
+def _inline(schema: Any, definitions: dict[str, Any]) -> Any:
+    """The schema with its own definitions in place: references would be taken from the whole API document's root."""
+    if isinstance(schema, list):
+        return [_inline(item, definitions) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    reference = schema.get("$ref")
+    if reference is not None:
+        named = definitions[reference.rpartition("/")[2]]
+        return _inline({**named, **{key: value for key, value in schema.items() if key != "$ref"}}, definitions)
+    return {key: _inline(value, definitions) for key, value in schema.items()}
 
 
 def checked_user_id(user_id: str) -> str:

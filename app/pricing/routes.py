@@ -1,5 +1,6 @@
 """``/v1/rate-cards`` and ``/v1/charges/preview``."""
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter
@@ -16,13 +17,13 @@ from app.db.tables import rate_cards
 from app.documents import Document, Moment, Text, decode, printable, validate
 from app.errors import BUSY, NOT_FOUND, Problem, invalid
 from app.http.answers import Answer, json_response
-from app.http.bodies import MAX_PREVIEW_BODY, read_bounded
+from app.http.bodies import MAX_PREVIEW_BODY, read_bounded, takes
 from app.http.idempotency import idempotency_key, write_once
 from app.http.pages import Cursor, Limit, cursor_instant, make_cursor, page, page_limit, read_cursor
 from app.ports.clock import Clock
 from app.ports.ids import Ids
 from app.pricing.cards import StoredCard, card_by_id, default_card, find_card, publish, stored_card
-from app.pricing.documents import RateCardDocument, write_rate_card
+from app.pricing.documents import PreviewDocument, RateCardDocument, write_rate_card
 from app.pricing.preview import card_of, rate_document, read_preview
 
 
@@ -55,7 +56,12 @@ def pricing_routes(database: Database, ids: Ids, clock: Clock) -> APIRouter:
             raise Problem(NOT_FOUND, "there is no rate card with this id")
         return json_response(card_document(card))
 
-    @router.post("/rate-cards", summary="Publish a new version of a rate card", status_code=201)
+    @router.post(
+        "/rate-cards",
+        summary="Publish a new version of a rate card",
+        status_code=201,
+        openapi_extra=takes(NewRateCardDocument),
+    )
     async def post_card(request: Request) -> Response:
         body = await read_bounded(request)
         asked = validate(NewRateCardDocument, decode(body))
@@ -78,11 +84,18 @@ def pricing_routes(database: Database, ids: Ids, clock: Clock) -> APIRouter:
         except IntegrityError:
             raise Problem(BUSY, "another version of this card was published at this moment; try again") from None
 
-    @router.post("/charges/preview", summary="What a session costs, with nothing stored")
+    @router.post(
+        "/charges/preview",
+        summary="What a session costs, with nothing stored",
+        openapi_extra=takes(PreviewDocument),
+    )
     async def preview(request: Request) -> Response:
-        document = read_preview(await read_bounded(request, MAX_PREVIEW_BODY))
-        card = card_of(document)
-        return json_response(rate_document(document, card if isinstance(card, RateCard) else await _stored(card)))
+        body = await read_bounded(request, MAX_PREVIEW_BODY)
+        # In a thread: a large document must not keep heartbeats waiting.
+        document = await asyncio.to_thread(read_preview, body)
+        named = card_of(document)
+        card = named if isinstance(named, RateCard) else await _stored(named)
+        return json_response(await asyncio.to_thread(rate_document, document, card))
 
     async def _stored(named: str | None) -> RateCard:
         async with database.reading() as transaction:

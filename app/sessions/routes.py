@@ -13,7 +13,7 @@ from app.db.database import Database
 from app.documents import Document, Duration, Metadata, Text, decode, validate
 from app.errors import IDEMPOTENCY_EXPIRED, NOT_FOUND, Problem
 from app.http.answers import Answer, encode, json_response
-from app.http.bodies import checked_user_id, instant_parameter, read_bounded
+from app.http.bodies import checked_user_id, instant_parameter, read_bounded, takes
 from app.http.idempotency import IdempotencyKey, idempotency_key
 from app.http.pages import Cursor, Limit, page_limit
 from app.sessions.documents import session_document
@@ -39,14 +39,18 @@ class NewSessionDocument(StartSessionDocument):
 def session_routes(database: Database, starts: Starts) -> APIRouter:
     router = APIRouter(tags=["sessions"])
 
-    @router.post("/v1/sessions", summary="Start a session", status_code=201)
+    @router.post("/v1/sessions", summary="Start a session", status_code=201, openapi_extra=takes(NewSessionDocument))
     async def start(request: Request) -> Response:
         body = await read_bounded(request)
         asked = validate(NewSessionDocument, decode(body))
         order = _order(asked, asked.rate_card, asked.metadata)
         return (await starts.start(order, idempotency_key(request, body))).response()
 
-    @router.post("/api/start_session", summary="Start a session as the provider's guide does")
+    @router.post(
+        "/api/start_session",
+        summary="Start a session as the provider's guide does",
+        openapi_extra=takes(StartSessionDocument),
+    )
     async def start_as_in_the_guide(request: Request) -> Response:
         body = await read_bounded(request)
         asked = validate(StartSessionDocument, decode(body))

@@ -84,6 +84,7 @@ class StartLimits:
     provider_timeout: Micros
     unconfirmed_ttl: Micros
     reconcile_interval: Micros
+    review_after: Micros
     webhook_base: str
 
 
@@ -275,7 +276,8 @@ class Starts:
         if session.provider_session_id not in {None, started.provider_session_id}:
             # A heartbeat bound another id while we waited: one of the two is not ours. A person must look.
             why = "the provider's answer and the first heartbeat name different sessions"
-            await self._step(transaction, book, session, State.REVIEW, why, due_at=None)
+            due_at = Instant(book.now + self._limits.review_after)
+            await self._step(transaction, book, session, State.REVIEW, why, due_at=due_at)
         elif session.provider_session_id is None and await is_bound(
             transaction, session.account_id, started.provider_session_id
         ):

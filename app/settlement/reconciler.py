@@ -21,6 +21,7 @@ from app.core.units import US_PER_S, Instant, MicroCredits, Micros, format_credi
 from app.core.worst_case import largest_remaining_charge
 from app.db.database import Database, DatabaseUnavailable, Transaction
 from app.db.tables import charges
+from app.events.outbox import EventType
 from app.gabber import Gabber, PulledTimeline, PullFailed
 from app.http.answers import encode
 from app.ledger.book import Book, LedgerPorts, open_book
@@ -63,6 +64,7 @@ class ReconcileLimits:
     unconfirmed_ttl: Micros
     no_heartbeat_grace: Micros
     evidence_wait: Micros
+    review_after: Micros
 
 
 class Reconciler:
@@ -130,19 +132,19 @@ class Reconciler:
             if book is None or session is None or session.lease_token != token:
                 return Outcome.NOT_OURS
             work = _Work(transaction, book, session, now, self._limits, self._randomness)
+            # Whoever asks for a pull out of turn does not shorten a wait.
+            due = session.due_at is not None and session.due_at <= now
             match session.state:
-                case State.STARTING | State.UNCONFIRMED if session.due_at is not None and now < session.due_at:
-                    # Looked at early, by request: there is nothing to pull, and its time is not up.
-                    await change_session(transaction, session, **_RELEASED)
-                    outcome = Outcome.UPDATED
-                case State.STARTING:
+                case State.STARTING if due:
                     outcome = await work.give_up_waiting_for_the_answer()
-                case State.UNCONFIRMED:
+                case State.UNCONFIRMED if due:
                     outcome = await work.give_up_waiting_for_a_heartbeat()
                 case State.LIVE | State.OVER if isinstance(pulled, PulledTimeline):
                     outcome = await work.take_in(pulled)
                 case State.LIVE | State.OVER if isinstance(pulled, PullFailed):
                     outcome = await work.put_off(pulled)
+                case State.REVIEW if due:
+                    outcome = await work.free_the_credits_of_a_long_review()
                 case _:
                     await change_session(transaction, session, **_RELEASED)
                     outcome = Outcome.NOT_OURS
@@ -184,6 +186,14 @@ class _Work:
         await self._step(State.FAILED, "no heartbeat came", due_at=None)
         return Outcome.FAILED
 
+    async def free_the_credits_of_a_long_review(self) -> Outcome:
+        """Nobody decided in time: the user's credits are not kept waiting any longer; the session stays in review."""
+        self._book.account.release(self._session.id)
+        await change_session(self._transaction, self._session, due_at=None, **_RELEASED)
+        why = "the review took too long: the hold is released"
+        self._book.emit(EventType.SESSION_REVIEW, {"session_id": self._session.public_id, "why": why})
+        return Outcome.REVIEW
+
     # Pulls
 
     async def put_off(self, failure: PullFailed) -> Outcome:
@@ -193,7 +203,7 @@ class _Work:
         since = stored[-1].pull.received_at if stored else session.requested_at
         if self._now - since >= self._limits.evidence_wait:
             why = f"no usable timeline for {seconds(self._limits.evidence_wait)} s: {failure.kind.code}"
-            await self._step(State.REVIEW, why, due_at=None)
+            await self._step(State.REVIEW, why, due_at=Instant(self._now + self._limits.review_after))
             return Outcome.REVIEW
         attempts = session.attempts + 1
         wait = min(self._limits.reconcile_interval << min(attempts - 1, 16), MAX_BACKOFF)
@@ -232,7 +242,11 @@ class _Work:
             case Review():
                 await self._be_over(following.over_at)
                 await self._step(
-                    State.REVIEW, following.why, anomalies=_names(interim), accrued=interim.amount, due_at=None
+                    State.REVIEW,
+                    following.why,
+                    anomalies=_names(interim),
+                    accrued=interim.amount,
+                    due_at=Instant(self._now + limits.review_after),
                 )
                 return Outcome.REVIEW
             case Settle():

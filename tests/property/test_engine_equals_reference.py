@@ -3,13 +3,15 @@
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import given
 
+from app.core.lossless_json import dumps, loads
 from tests.property.strategies import documents
-from tests.reference.compare import differences, reference
+from tests.reference.compare import differences, engine, reference
 from tests.reference.documents import Seeded, document
 
-SEEDS = range(1500)
+SEEDS = range(1200)
 
 EVERYTHING = {
     "reason open_segment",
@@ -78,3 +80,25 @@ def test_seeded_documents_are_answered_alike_and_reach_every_rule() -> None:
     assert set(happened) == EVERYTHING
     rare = {name: count for name, count in happened.items() if count < 8}
     assert rare == {}, "the generator hardly reaches these"
+
+
+@pytest.mark.parametrize("field", ["included_s", "short_session_exemption_s"])
+def test_what_exemption_or_included_time_made_alike_in_one_segment_is_one_piece(field: str) -> None:
+    received = "2026-01-31T12:00:11Z"
+    values = [{"type": "silence", "seconds": 10}, {"type": "user", "seconds": 1}]
+    body = {
+        "requested_at": "2026-01-31T12:00:00Z",
+        "heartbeats": [],
+        "snapshots": [{"requested_at": received, "received_at": received, "values": values}],
+        "rate_card": {
+            "name": "half",
+            "rates": {"user": "1", "agent": "1", "silence": "1"},
+            "silence": {"factor_after": "0.5"},
+            field: 1000,
+        },
+    }
+    parsed = loads(dumps(body))
+    assert isinstance(parsed, dict)
+
+    assert engine(parsed)["pieces"] == reference(parsed)["pieces"]
+    assert [piece["type"] for piece in engine(parsed)["pieces"]] == ["silence", "user"]

@@ -167,19 +167,17 @@ def usable_seconds(value: object) -> Fraction | None:
     if match is None:
         return None
     sign, whole, decimals, exponent_text = match.group(1), match.group(2), match.group(3) or "", match.group(4) or "0"
-    mantissa = int(whole + decimals)
-    if mantissa == 0:
+    digits = (whole + decimals).lstrip("0")
+    if not digits:
         return Fraction(0)
     if sign:
         return None
     exponent = int(exponent_text) - len(decimals)
-    size = len(str(mantissa)) + exponent  # the value is below 10^size and at least 10^(size-1)
+    size = len(digits) + exponent  # the value is below 10^size and at least 10^(size-1)
     if size > 9:
         return None
-    if size < -12:
-        return Fraction(0)
-    number = Fraction(mantissa) * Fraction(10) ** exponent
-    return Fraction(math.floor(number * 10**12), 10**12)
+    kept = digits[: max(0, size + 12)]  # down to the 12th decimal
+    return Fraction(int(kept)) * Fraction(10) ** (size - len(kept)) if kept else Fraction(0)
 
 
 def normalise(values: Sequence[object]) -> Reading:

@@ -51,28 +51,9 @@ def plain_json(value: Any) -> Any:
     return value
 
 
-def rejoined(pieces: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Join what exemption and included time have made alike.
-
-    Whether full-rate and reduced-rate silence of one segment are still two pieces once both are `included` changes
-    no number; a test of its own says which it should be.
-    """
-    joined: list[dict[str, Any]] = []
-    for piece in pieces:
-        if joined and piece["reason"] in ("included", "short_session"):
-            before = joined[-1]
-            if (before["type"], before["reason"]) == (piece["type"], piece["reason"]):
-                joined[-1] = {**before, "to_s": piece["to_s"]}
-                continue
-        joined.append(piece)
-    return joined
-
-
 def differences(body: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     """What the two disagree on: key → (engine, reference)."""
     ours, theirs = engine(body), reference(body)
-    ours["pieces"] = rejoined(ours["pieces"])
-    theirs["pieces"] = rejoined(theirs["pieces"])
     return {key: (ours[key], theirs[key]) for key in ANSWERED if ours[key] != theirs[key]}
 
 

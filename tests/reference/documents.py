@@ -141,7 +141,23 @@ def segment_seconds(choice: Choice, card: dict[str, Any]) -> JsonNumber:
     match choice.integer(0, 9):
         case 0:
             return JsonNumber(
-                choice.of(("0", "0.0", "-0.0", "4e-7", "0.0000004", "0.0000009999", "1e-6", "1e-13", "1E0", "2.50e1"))
+                choice.of(
+                    (
+                        "0",
+                        "0.0",
+                        "-0.0",
+                        "4e-7",
+                        "0.0000004",
+                        "0.0000009999",
+                        "1e-6",
+                        "1e-13",
+                        "1E0",
+                        "2.50e1",
+                        "0.9999999999999",
+                        "1.0000009999999999999",
+                        "999999999.999999",
+                    )
+                )
             )
         case 1:
             return number(choice.integer(0, 10**13), 12)
@@ -262,6 +278,7 @@ def document(choice: Choice) -> dict[str, Any]:
     if choice.integer(0, 1):
         edges = [0, last.sigma, last.sigma // 2, *(segment.start for segment in last.segments)]
         near = choice.of(edges) + choice.of((0, 0, 1, -1, -plan.tolerance, SECOND))
+        near = min(near, 999_999_999 * SECOND)
         limit = choice.of((number(max(0, near)), JsonNumber(str(math.ceil(max(0, near) / SECOND))), JsonNumber("3600")))
     limit_us = None if limit is None else micros(limit)
     pulls = snapshots(choice, values, limit_us)

@@ -1,0 +1,38 @@
+"""Run all benchmarks, print them and write ``docs/performance.md``."""
+
+import os
+import platform
+from pathlib import Path
+
+from benchmarks import engine, heartbeats
+from benchmarks.figures import HEADER
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
+TEXT = """# Performance
+
+Ratios of both sides, measured in turn in one run on one machine, medians; `make bench` measures and writes this page
+anew. Absolute figures say something about the machine only. Measured on {cores} cores, Python {python}, with load
+generator, service and PostgreSQL (durable settings) on the same cores.
+
+{table}
+
+Each benchmark checks its own result and fails if it is wrong. What is measured:
+
+- *Heartbeats*: `benchmarks/heartbeats.py`. Token check, body validation, arrival stamp, session binding, group commit,
+  204 after the commit, in a real `talktime serve`. The other side is uvicorn with the same loop and parser.
+- *Engine*: `benchmarks/engine.py`. Lossless parse, offsets, origin, envelopes, buckets, rating, pieces.
+"""
+
+
+def main() -> None:
+    rows = []
+    for measure in (engine.measure, heartbeats.measure):
+        rows.append(measure().row())
+        print(rows[-1], flush=True)
+    table = "\n".join([HEADER, *rows])
+    PAGE.write_text(TEXT.format(cores=os.cpu_count(), python=platform.python_version(), table=table), encoding="utf-8")
+    print(f"written to {PAGE.name}")
+
+
+if __name__ == "__main__":
+    main()

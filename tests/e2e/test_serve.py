@@ -1,0 +1,124 @@
+"""``talktime serve`` as an operator meets it: what it refuses, that it stops cleanly, what survives its death."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from tests.support.scripted_provider import ScriptedProvider, provider_host
+
+KEY = "e2e-admin-key-0123456789"
+REQUIRED = {
+    "TALKTIME_GABBER_API_KEY": "e2e-provider-key",
+    "TALKTIME_SECRET": "e2e-secret-0123456789",
+    "TALKTIME_BOOTSTRAP_ADMIN_KEY": KEY,
+}
+
+
+def environment(data_dir: Path, **settings: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TALKTIME_")}
+    return clean | {"TALKTIME_DATA_DIR": str(data_dir)} | settings
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def serving(
+    data_dir: Path, provider: ScriptedProvider, **settings: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A real ``talktime serve`` on an embedded database, ready; killed at the end if it still runs."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    values = REQUIRED | {
+        "TALKTIME_GABBER_BASE_URL": provider.url,
+        "TALKTIME_GABBER_API_KEY": provider.api_key,
+        "TALKTIME_PUBLIC_URL": url,
+    }
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli", "serve", "--port", str(port)],
+        env=environment(data_dir, **values, **settings),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            assert process.poll() is None, process.communicate()[1].decode()
+            assert time.monotonic() < deadline, "not ready in time"
+            try:
+                if httpx.get(f"{url}/readyz", trust_env=False).status_code == 200:
+                    break
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        yield process, url
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def call(method: str, url: str, document: Any = None) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {KEY}"}
+    return httpx.request(method, url, json=document, headers=headers, trust_env=False, timeout=20)
+
+
+def refused_start(env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "app.cli", "serve"]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+
+def test_it_says_all_that_is_missing_and_does_not_start(tmp_path: Path) -> None:
+    refused = subprocess.run(
+        [sys.executable, "-m", "app.cli", "serve"],
+        env=environment(tmp_path),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert refused.returncode == 2
+    assert "TALKTIME_GABBER_API_KEY, TALKTIME_SECRET" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_it_names_a_bad_and_an_unknown_setting_without_their_values(tmp_path: Path) -> None:
+    bad = {"TALKTIME_SETTLE_DELAY_S": "hunter2", "TALKTIME_SETLE_DELAY": "hunter3"}
+    refused = refused_start(environment(tmp_path, **REQUIRED, **bad))
+    assert refused.returncode == 2
+    assert "TALKTIME_SETTLE_DELAY_S: must be a number of seconds" in refused.stderr
+    assert "TALKTIME_SETLE_DELAY: is not a setting" in refused.stderr
+    assert "hunter" not in refused.stderr
+
+
+def test_what_was_acknowledged_survives_a_kill_and_it_stops_cleanly_when_told_to(tmp_path: Path) -> None:
+    with provider_host() as host:
+        provider = host.script()
+        with serving(tmp_path, provider) as (process, url):
+            assert call("POST", f"{url}/v1/users/ada/grants", {"amount": "100"}).status_code == 201
+            asked = {"user_id": "ada", "persona": "tutor", "scenario": "talk"}
+            session = call("POST", f"{url}/v1/sessions", asked).json()["session"]
+            webhook = provider.starts[0]["webhook"]
+            for _ in range(20):
+                assert call("POST", webhook, {"session_id": session["provider_session_id"]}).status_code == 204
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        with serving(tmp_path, provider) as (process, url):
+            kept = call("GET", f"{url}/v1/sessions/{session['id']}").json()
+            assert kept["heartbeat_count"] == 20
+            assert kept["held"] == "100"
+            assert call("GET", f"{url}/v1/users/ada/balance").json()["available"] == "0"
+            process.send_signal(signal.SIGTERM)
+            log = process.communicate(timeout=30)[1].decode()
+            assert "Traceback" not in log
+            assert "/webhooks/" not in log
