@@ -7,6 +7,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from sqlalchemy.exc import OperationalError
 from typer import Argument, Option
 
 from app import __version__
@@ -171,6 +172,9 @@ def main() -> None:
             typer.echo(f"  {place.pointer or '(document)'}: {place.detail}", err=True)
     except EmbeddedPostgresError as error:
         typer.echo(str(error), err=True)
+    except OperationalError as error:
+        told = str(error.orig).partition("\n")[0]
+        typer.echo(f"The database cannot be used: {told}", err=True)
     except DatabaseUnavailable:
         typer.echo("The database cannot be reached: check TALKTIME_DATABASE_URL, and that it is up.", err=True)
     else:
