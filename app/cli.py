@@ -3,7 +3,7 @@
 import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from rich.console import Console
@@ -19,6 +19,9 @@ from app.db.migrate import migrate as run_migrations
 from app.demo.command import demo
 from app.errors import Problem
 from app.http.answers import encode
+from app.ledger.keys import ledger_keys_of
+from app.ledger.verify import Finding
+from app.ledger.verify import verify as verify_ledger
 from app.pricing.cards import default_card, find_card
 from app.pricing.preview import card_of, preview, rate_document, read_preview
 from app.running import database_of
@@ -26,7 +29,7 @@ from app.running import serve as run_server
 from app.settings import BadSettings, Settings, load_settings
 from app.settlement.routes import charge_document
 from app.simulator.command import gabber_sim
-from app.terminal import show_charge
+from app.terminal import show_charge, show_findings
 
 cli = typer.Typer(
     name="talktime",
@@ -36,6 +39,9 @@ cli = typer.Typer(
 )
 cli.command("demo")(demo)
 cli.command("gabber-sim")(gabber_sim)
+
+VERIFY_TIMEOUT_MS: Final = 600_000
+"""Each statement of ``talktime verify`` reads a whole table or two."""
 
 AsJson = Annotated[bool, Option("--json", help="Print JSON for scripts instead of tables.")]
 
@@ -124,6 +130,39 @@ def explain(
             return await charge_document(transaction, key)
 
     _show(_with_database(settings, read), as_json=as_json)
+
+
+@cli.command()
+def verify(
+    data_dir: Annotated[Path | None, Option(help="The embedded database's folder, for TALKTIME_DATA_DIR.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that everything stored adds up and that the ledger was not tampered with; exit code 1 if not."""
+    settings = load_settings(**({} if data_dir is None else {"data_dir": data_dir}))
+    keys = ledger_keys_of(settings)
+
+    async def read(database: Database) -> list[Finding]:
+        async with database.reading(statement_timeout_ms=VERIFY_TIMEOUT_MS) as transaction:
+            return await verify_ledger(transaction, keys)
+
+    findings: list[Finding] = _with_database(settings, read)
+    if as_json:
+        _print_json({"chain_checked": keys is not None, "findings": [_finding_document(item) for item in findings]})
+    else:
+        show_findings(Console(), [_finding_document(item) for item in findings])
+        if keys is None:
+            typer.echo("The chain was not checked: that needs TALKTIME_LEDGER_KEYS.", err=True)
+    if findings:
+        raise typer.Exit(1)
+
+
+def _finding_document(finding: Finding) -> dict[str, Any]:
+    return {
+        "check": finding.check,
+        "account_id": str(finding.account_id),
+        "row": finding.row,
+        "detail": finding.detail,
+    }
 
 
 def _with_database(settings: Settings, work: Any) -> Any:

@@ -6,7 +6,7 @@ passes through a float, no ``true`` counts as 1 and no number as a string. Error
 
 import unicodedata
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, ValidationError, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -37,6 +37,11 @@ class Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
+_UNPRINTABLE: Final = frozenset({"Cc", "Cs", "Cn", "Co", "Zl", "Zp"})
+_TURNING: Final = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"})
+"""Characters that turn the text around them, so that an id reads as another one. (Joiners, as in emoji, may stay.)"""
+
+
 def _refuse(message: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{message}", {"message": message})
 
@@ -61,7 +66,10 @@ def printable(text: str, longest: int = MAX_TEXT) -> str:
     """``text`` if it has 1 to ``longest`` printable characters; else :class:`InvalidQuantity`."""
     if not 1 <= len(text) <= longest:
         raise InvalidQuantity(f"must have 1 to {longest} characters")
-    if any(unicodedata.category(character) in {"Cc", "Cs", "Cn", "Co", "Zl", "Zp"} for character in text):
+    if any(
+        unicodedata.category(character) in _UNPRINTABLE or unicodedata.bidirectional(character) in _TURNING
+        for character in text
+    ):
         raise InvalidQuantity("must hold printable characters only")
     return text
 
@@ -217,9 +225,12 @@ AnyDocument = TypeVar("AnyDocument", bound=Document)
 
 
 def decode(body: bytes) -> object:
-    """Decode a body; a 422 ``invalid-json`` :class:`~app.errors.Problem` if it is not JSON in UTF-8."""
+    """Decode a body; a 422 ``invalid-json`` :class:`~app.errors.Problem` if it is not JSON in UTF-8.
+
+    A name that stands twice in one object is refused: which of two amounts is meant, only the client knows.
+    """
     try:
-        return loads(body.decode("utf-8"))
+        return loads(body.decode("utf-8"), unique_names=True)
     except (InvalidJson, UnicodeDecodeError) as error:
         detail = str(error) if isinstance(error, InvalidJson) else "not UTF-8"
         raise Problem(INVALID_JSON, detail) from None
@@ -248,7 +259,8 @@ def _pointer(location: tuple[int | str, ...]) -> str:
 
 def _shown(name: str) -> str:
     """A field name of the client's own making, safe to give back: bounded, without control or half characters."""
-    return "".join(c if unicodedata.category(c) not in {"Cc", "Cs"} else "�" for c in name[:MAX_TEXT])
+    odd = {"Cc", "Cf", "Cs"}
+    return "".join(c if unicodedata.category(c) not in odd else "�" for c in name[:MAX_TEXT])
 
 
 _MESSAGES = {"missing": "is required", "extra_forbidden": "is not a field of this document"}

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
+from urllib.parse import unquote_to_bytes
 
 import structlog
 from fastapi import Depends, FastAPI
@@ -12,6 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
@@ -20,7 +22,7 @@ from app.core.ids import AccountThing
 from app.core.units import US_PER_S, Micros, datetime_of
 from app.db.database import Database, DatabaseUnavailable, disagreement
 from app.db.durable import DurableStatements
-from app.errors import INTERNAL, METHOD_NOT_ALLOWED, NOT_FOUND, UNAVAILABLE, Code, Problem
+from app.errors import INTERNAL, INVALID_REQUEST, METHOD_NOT_ALLOWED, NOT_FOUND, UNAVAILABLE, Code, Problem
 from app.gabber import Gabber
 from app.gabber.client import PULL_DEADLINE_TIMEOUTS
 from app.heartbeats.binding import Bindings
@@ -30,7 +32,7 @@ from app.http.answers import problem_response
 from app.http.auth import Authenticator
 from app.keys import KeyRing, Purpose
 from app.ledger.book import LedgerPorts
-from app.ledger.keys import LedgerKeys
+from app.ledger.keys import LedgerKeys, ledger_keys_of
 from app.ports.clock import Clock, SystemClock
 from app.ports.ids import TimeOrderedIds
 from app.ports.randomness import Randomness, SystemRandomness
@@ -81,7 +83,7 @@ class Service:
         if not secrets or settings.gabber_api_key is None:
             raise BadSettings("TALKTIME_SECRET and TALKTIME_GABBER_API_KEY are required")
         self.database = Database(database_url)
-        self.ledger = LedgerPorts(_ledger_keys(settings, secrets), ids)
+        self.ledger = LedgerPorts(_ledger_keys(settings), ids)
         self._ids = ids
         gabber = Gabber(
             base_url=settings.gabber_base_url,
@@ -154,6 +156,7 @@ class Service:
             docs_url=None,
             redoc_url=None,
             openapi_url=None,
+            redirect_slashes=False,  # every address has one spelling, and none is answered before the key is checked
         )
         for router in (
             session_routes(self.database, self.starts),
@@ -264,17 +267,28 @@ class _Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(PATH):
             await self._heartbeats(scope, receive, send)
+        elif scope["type"] == "http" and not _is_utf8(scope):
+            problem = Problem(INVALID_REQUEST, "the address is not UTF-8, percent-encoded")
+            await problem_response(problem)(scope, receive, send)
         else:
             await self._api(scope, receive, send)
 
 
-def _ledger_keys(settings: Settings, secrets: list[str]) -> LedgerKeys:
-    if settings.ledger_keys:
-        return LedgerKeys([key.get_secret_value().encode() for key in settings.ledger_keys])
-    if settings.database_url is not None:
+def _is_utf8(scope: Scope) -> bool:
+    """Whether the address is text. The server decodes other bytes to U+FFFD: many user ids would become one."""
+    try:
+        for part in (scope.get("raw_path", b""), scope.get("query_string", b"")):
+            unquote_to_bytes(part).decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _ledger_keys(settings: Settings) -> LedgerKeys:
+    keys = ledger_keys_of(settings)
+    if keys is None:
         raise BadSettings("TALKTIME_LEDGER_KEYS: is required with a database of your own")
-    # One from each secret: entries signed under an earlier one stay verifiable while that secret is kept.
-    return LedgerKeys([key.key for key in KeyRing(secrets, Purpose.LEDGER).all])
+    return keys
 
 
 _HTTP_PROBLEMS: Final[dict[int, Code]] = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}
@@ -284,11 +298,14 @@ def _add_problem_handlers(api: FastAPI) -> None:
     async def problem(_request: Request, error: Exception) -> Response:
         return problem_response(error) if isinstance(error, Problem) else _internal(error)
 
-    async def http_error(_request: Request, error: Exception) -> Response:
+    async def http_error(request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):
             return _internal(error)
         code = _HTTP_PROBLEMS.get(error.status_code) or Code("http-error", error.status_code, "The request failed")
-        return problem_response(Problem(code, code.title, headers=error.headers))
+        headers = dict(error.headers or {})
+        if code is METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(sorted(_methods(api, request.scope)))
+        return problem_response(Problem(code, code.title, headers=headers))
 
     async def invalid_query(_request: Request, _error: Exception) -> Response:
         return problem_response(Problem(Code("invalid-request", 422, "The request is not valid"), "see the call"))
@@ -304,6 +321,15 @@ def _add_problem_handlers(api: FastAPI) -> None:
     api.add_exception_handler(RequestValidationError, invalid_query)
     api.add_exception_handler(DatabaseUnavailable, unavailable)
     api.add_exception_handler(Exception, broken)
+
+
+def _methods(api: FastAPI, scope: Scope) -> set[str]:
+    """All methods of an address; the framework tells only those of the first route that fits."""
+    return {
+        method
+        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in api.routes)
+    }
 
 
 def _internal(error: Exception) -> Response:

@@ -97,3 +97,14 @@ def _pieces(document: dict[str, Any]) -> Table:
 
 def _s(value: Any) -> str:
     return f"{value} s"
+
+
+def show_findings(console: Console, findings: list[dict[str, Any]]) -> None:
+    """Print what does not hold, row by row, or that all of it does."""
+    if not findings:
+        console.print("Everything adds up.")
+        return
+    table = Table("check", "account", "row", "what is wrong", title=f"{len(findings)} findings")
+    for finding in findings:
+        table.add_row(finding["check"], finding["account_id"], finding["row"], finding["detail"])
+    console.print(table, markup=False)

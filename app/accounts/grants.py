@@ -61,6 +61,7 @@ async def give(
             if not _same(earlier, asked):
                 raise Problem(REFERENCE_CONFLICT, f"the reference {asked.reference!r} was used for another grant")
             return grant_document(earlier, user_id), False
+    # Grants still to come count as well: one that did not fit when its time comes would stop the account for ever.
     if sum(grant.remaining for grant in book.account.grants.values()) + asked.amount > MAX_BALANCE:
         raise invalid("/amount", "would make the balance larger than any balance may be")
     grant_id = book.grant(

@@ -33,12 +33,23 @@ class InvalidJson(ValueError):
     """The text is not JSON, or nests deeper than :data:`MAX_DEPTH`. The message holds nothing of the text."""
 
 
-def loads(text: bytes | str) -> object:
-    """Decode JSON; numbers become :class:`JsonNumber`. Raises :class:`InvalidJson`."""
+def loads(text: bytes | str, *, unique_names: bool = False) -> object:
+    """Decode JSON; numbers become :class:`JsonNumber`. Raises :class:`InvalidJson`.
+
+    Of a name that stands twice in an object the last value counts, unless ``unique_names`` are asked for.
+    """
     try:
-        value = json.loads(text, parse_int=JsonNumber, parse_float=JsonNumber, parse_constant=JsonNumber)
+        value = json.loads(
+            text,
+            parse_int=JsonNumber,
+            parse_float=JsonNumber,
+            parse_constant=JsonNumber,
+            object_pairs_hook=_unique if unique_names else None,
+        )
     except RecursionError:
         raise InvalidJson("nested too deeply") from None
+    except InvalidJson:
+        raise
     except ValueError:
         raise InvalidJson("not valid JSON") from None
     if _depth(value) > MAX_DEPTH:
@@ -49,6 +60,13 @@ def loads(text: bytes | str) -> object:
 def dumps(value: object) -> str:
     """Encode what :func:`loads` gave, compactly, each number digit for digit, ``NaN`` and its like included."""
     return "".join(_tokens(value))
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise InvalidJson("a name stands twice in one object")
+    return found
 
 
 def _depth(value: object) -> int:

@@ -30,6 +30,7 @@ MAX_AMOUNT: Final = MicroCredits(10**12 * MICROCREDITS_PER_CREDIT)
 MAX_DURATION: Final = Micros(10**9 * US_PER_S)
 """Durations that are settings, prices or limits stay below a billion seconds (31 years)."""
 
+_SMALLEST_DURATION: Final = Decimal("0.000001")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND: Final = timedelta(microseconds=1)
 _PLAIN_DECIMAL: Final = re.compile(r"-?(?:0|[1-9][0-9]{0,30})(?:\.([0-9]{1,30}))?", re.ASCII)
@@ -90,14 +91,11 @@ def parse_seconds(number: Decimal) -> Micros:
         raise InvalidQuantity("must not be negative")
     if number >= 10**9:
         raise InvalidQuantity("must be less than 1000000000 seconds")
-    if number.adjusted() < -30:
-        if number == 0:
-            return Micros(0)
+    # Rounding here and comparing is exact; scaling first would round to the context's precision, unseen.
+    rounded = number.quantize(_SMALLEST_DURATION)
+    if rounded != number:
         raise InvalidQuantity("must have at most 6 decimals")
-    scaled = number.scaleb(6)
-    if scaled != scaled.to_integral_value():
-        raise InvalidQuantity("must have at most 6 decimals")
-    return Micros(int(scaled))
+    return Micros(int(rounded * US_PER_S))
 
 
 def instant_of(moment: datetime) -> Instant:
@@ -122,7 +120,8 @@ def parse_instant(text: str) -> Instant:
     if len(fraction) > 6:
         text = text.replace("." + fraction, "." + fraction[:6], 1)
     try:
-        return instant_of(datetime.fromisoformat(text.upper()))
+        # In UTC, because an offset can lead out of the years that there are.
+        return instant_of(datetime.fromisoformat(text.upper()).astimezone(UTC))
     except (ValueError, OverflowError):
         raise InvalidQuantity("must be an instant that exists") from None
 

@@ -31,7 +31,7 @@ Transaction = AsyncConnection
 
 _LIMITS: Final = text(
     f"select set_config('lock_timeout', '{LOCK_TIMEOUT_MS}', true), "
-    f"set_config('statement_timeout', '{STATEMENT_TIMEOUT_MS}', true)"
+    "set_config('statement_timeout', :statement_ms, true)"
 )
 
 _UNSAFE: Final = {
@@ -78,16 +78,16 @@ class Database:
         too long, or a deadlock.
         """
         async with self._translated(), self._engine.begin() as connection:
-            await connection.execute(_LIMITS)
+            await connection.execute(_LIMITS, {"statement_ms": str(STATEMENT_TIMEOUT_MS)})
             yield connection
 
     @asynccontextmanager
-    async def reading(self) -> AsyncIterator[Transaction]:
+    async def reading(self, *, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS) -> AsyncIterator[Transaction]:
         """One read-only transaction in which every statement sees the same state."""
         async with self._translated(), self._engine.connect() as plain:
             connection = await plain.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             async with connection.begin():
-                await connection.execute(_LIMITS)
+                await connection.execute(_LIMITS, {"statement_ms": str(statement_timeout_ms)})
                 yield connection
 
     @asynccontextmanager

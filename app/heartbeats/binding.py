@@ -5,20 +5,19 @@ on and stores the tick, all before the 204.
 """
 
 from dataclasses import dataclass
-from uuid import UUID
 
-from sqlalchemy import func, insert, select
+from sqlalchemy import insert
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from app.core.ids import AccountThing
 from app.core.lifecycle import State
 from app.core.rate_card import ChargeFrom
 from app.core.units import US_PER_MINUTE, Instant, Micros
-from app.db.database import Database, Transaction
-from app.db.tables import security_events, sessions, ticks
+from app.db.database import Database
+from app.db.tables import security_events, ticks
 from app.heartbeats.writer import Tick
 from app.ledger.book import LedgerPorts, open_book
-from app.sessions.records import STEP_EVENTS, load_session, take_step
+from app.sessions.records import STEP_EVENTS, is_bound, load_session, take_step
 
 
 class UnknownSession(Exception):
@@ -59,7 +58,7 @@ class Bindings:
                 raise UnknownSession
             if session.provider_session_id is not None:
                 return Bound(session.provider_session_id, stored=False)
-            if await _taken(transaction, key.account_id, provider_id):
+            if await is_bound(transaction, key.account_id, provider_id):
                 return None
             # Whether anybody received the connection is not known here: until the start says so, nobody pays for a
             # greeting to an empty room.
@@ -107,10 +106,3 @@ class Bindings:
                     set_={"count": security_events.c.count + 1},
                 )
             )
-
-
-async def _taken(transaction: Transaction, account_id: UUID, provider_id: str) -> bool:
-    statement = select(func.count()).where(
-        sessions.c.account_id == account_id, sessions.c.provider_session_id == provider_id
-    )
-    return int((await transaction.execute(statement)).scalar_one()) > 0

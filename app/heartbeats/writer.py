@@ -22,13 +22,13 @@ MAX_BATCH: Final = 1_000
 ATTEMPTS: Final = 2
 """A batch whose connection was lost is sent once more; its keys make that harmless."""
 
-log = structlog.get_logger(__name__)
-
 _INSERT: Final = """
 insert into ticks (account_id, session_id, received_at, id, extra)
 select * from unnest(%s::uuid[], %s::uuid[], %s::timestamptz[], %s::bigint[], %s::text[])
 on conflict do nothing
 """
+
+log = structlog.get_logger(__name__)
 
 
 class Tick(NamedTuple):
@@ -84,25 +84,27 @@ class TickWriter:
                 self._wake.clear()
                 continue
             batch, self._waiting = self._waiting[:MAX_BATCH], self._waiting[MAX_BATCH:]
-            await self._write(batch)
+            try:
+                await self._write(batch)
+            except Exception as error:
+                # Whatever broke, the heartbeats to come must not wait for ever on a writer that is gone.
+                log.exception("tick-writer.broke")
+                _settle(batch, DatabaseUnavailable(type(error).__name__))
 
     async def _write(self, batch: list[tuple[Tick, asyncio.Future[None]]]) -> None:
         try:
             await self._insert([tick for tick, _ in batch])
-        except psycopg.Error as error:
+        except DatabaseUnavailable as error:
+            _settle(batch, error)
+        except (psycopg.Error, ValueError, OverflowError) as error:
+            # One value that cannot be stored, or not even be sent, must not fail its neighbours.
             if len(batch) == 1:
-                _settle(batch, error)
+                log.warning("tick.refused", session_id=str(batch[0][0].session.id), kind=type(error).__name__)
+                _settle(batch, DatabaseUnavailable(type(error).__name__))
                 return
-            # One value that cannot be stored must not fail its neighbours.
             middle = len(batch) // 2
             await self._write(batch[:middle])
             await self._write(batch[middle:])
-        except DatabaseUnavailable as error:
-            _settle(batch, error)
-        except Exception as error:
-            # Whatever broke, the next batch is written: a writer that stops would leave every sender waiting.
-            log.exception("ticks.not_written", ticks=len(batch))
-            _settle(batch, DatabaseUnavailable(type(error).__name__))
         else:
             _settle(batch, None)
 

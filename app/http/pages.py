@@ -8,6 +8,7 @@ from typing import Annotated, Any, Final
 
 from fastapi import Query
 
+from app.core.units import Instant, datetime_of
 from app.errors import invalid
 
 DEFAULT_LIMIT: Final = 50
@@ -51,6 +52,15 @@ def read_cursor(text: str | None, *kinds: type) -> list[Any] | None:
     if not right:
         raise invalid("/cursor", "is not a cursor of this list")
     return list(position)
+
+
+def cursor_instant(number: int) -> Instant:
+    """The instant in a cursor's position; 422 if there is none such."""
+    try:
+        datetime_of(Instant(number))
+    except OverflowError:
+        raise invalid("/cursor", "is not a cursor of this list") from None
+    return Instant(number)
 
 
 def page(rows: Sequence[Any], next_cursor: str | None) -> dict[str, Any]:

@@ -3,6 +3,9 @@
 import hashlib
 from collections.abc import Sequence
 
+from app.keys import KeyRing, Purpose
+from app.settings import Settings
+
 
 class LedgerKeys:
     """MAC keys by id; the first signs new entries."""
@@ -20,6 +23,17 @@ class LedgerKeys:
     @property
     def current(self) -> bytes:
         return self._by_id[self.current_id]
+
+
+def ledger_keys_of(settings: Settings) -> LedgerKeys | None:
+    """The keys that the settings name or, for the embedded database only, derived ones; null if there are none."""
+    if settings.ledger_keys:
+        return LedgerKeys([key.get_secret_value().encode() for key in settings.ledger_keys])
+    if settings.database_url is not None or not settings.secret:
+        return None
+    # One from each secret: entries signed under an earlier one stay verifiable while that secret is kept.
+    secrets = [secret.get_secret_value() for secret in settings.secret]
+    return LedgerKeys([key.key for key in KeyRing(secrets, Purpose.LEDGER).all])
 
 
 def _id(key: bytes) -> str:

@@ -11,15 +11,15 @@ from starlette.responses import Response
 
 from app.core.ids import NIL_ACCOUNT, Kind, parse_reference_id
 from app.core.rate_card import RateCard
-from app.core.units import Instant, format_instant
+from app.core.units import InvalidQuantity, format_instant
 from app.db.database import Database, Transaction
 from app.db.tables import rate_cards
-from app.documents import Document, Moment, Text, decode, validate
+from app.documents import Document, Moment, Text, decode, printable, validate
 from app.errors import BUSY, NOT_FOUND, Problem, invalid
 from app.http.answers import Answer, json_response
 from app.http.bodies import MAX_PREVIEW_BODY, read_bounded, takes
 from app.http.idempotency import idempotency_key, write_once
-from app.http.pages import Cursor, Limit, make_cursor, page, page_limit, read_cursor
+from app.http.pages import Cursor, Limit, cursor_instant, make_cursor, page, page_limit, read_cursor
 from app.ports.clock import Clock
 from app.ports.ids import Ids
 from app.pricing.cards import StoredCard, card_by_id, default_card, find_card, publish, stored_card
@@ -116,13 +116,16 @@ async def _cards_page(transaction: Transaction, rows: int, cursor: str | None, n
         card_id = parse_reference_id(Kind.RATE_CARD, position[1])
         if card_id is None:
             raise invalid("/cursor", "is not a cursor of this list")
-        created_at = Instant(position[0])
+        created_at = cursor_instant(position[0])
         statement = statement.where(
             (rate_cards.c.created_at < created_at)
             | ((rate_cards.c.created_at == created_at) & (rate_cards.c.id < card_id))
         )
     if name is not None:
-        statement = statement.where(rate_cards.c.name == name)
+        try:
+            statement = statement.where(rate_cards.c.name == printable(name))
+        except InvalidQuantity as error:
+            raise invalid("/name", str(error)) from None
     found = [stored_card(row) for row in await transaction.execute(statement.limit(rows + 1))]
     shown = found[:rows]
     more = make_cursor(shown[-1].created_at, shown[-1].public_id) if len(found) > rows else None

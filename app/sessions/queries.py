@@ -11,7 +11,7 @@ from app.core.units import Instant
 from app.db.database import Transaction
 from app.db.tables import sessions
 from app.errors import invalid
-from app.http.pages import make_cursor, page, read_cursor
+from app.http.pages import cursor_instant, make_cursor, page, read_cursor
 from app.sessions.documents import session_documents
 from app.sessions.records import SESSION_COLUMNS, session_of
 
@@ -40,7 +40,7 @@ async def sessions_page(
         statement = statement.where(sessions.c.started_at < started_before)
     position = read_cursor(cursor, int, str)
     if position is not None:
-        requested_at, last_id = Instant(position[0]), _uuid(position[1])
+        requested_at, last_id = cursor_instant(position[0]), _uuid(position[1])
         statement = statement.where(
             (sessions.c.requested_at < requested_at)
             | ((sessions.c.requested_at == requested_at) & (sessions.c.id < last_id))

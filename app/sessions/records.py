@@ -11,7 +11,7 @@ from app.core.lifecycle import State, step
 from app.core.rate_card import ChargeFrom
 from app.core.units import Instant, MicroCredits, Micros
 from app.db.database import Transaction
-from app.db.tables import session_steps, sessions
+from app.db.tables import idempotency, session_steps, sessions
 from app.events.outbox import EventType
 
 STEP_EVENTS: Final = {
@@ -82,6 +82,14 @@ async def load_session(transaction: Transaction, key: AccountThing, *, lock: boo
     return None if row is None else session_of(row)
 
 
+async def is_bound(transaction: Transaction, account_id: UUID, provider_id: str) -> bool:
+    """Whether a session of the account has this id at the provider."""
+    statement = select(sessions.c.id).where(
+        sessions.c.account_id == account_id, sessions.c.provider_session_id == provider_id
+    )
+    return (await transaction.execute(statement)).one_or_none() is not None
+
+
 async def insert_session(transaction: Transaction, session: Session, start_key: bytes | None, why: str) -> None:
     """A new session with its first step."""
     values = {column.name: getattr(session, column.name) for column in fields(Session)}
@@ -99,8 +107,24 @@ async def take_step(
     """
     step(session.state, to)
     n = session.steps + 1
+    if to is State.OVER:
+        await _drop_sealed_connection(transaction, session)
     await change_session(transaction, session, state=to.value, steps=n, **values)
     await _record_step(transaction, session, session.state, to, n, why, now)
+
+
+async def _drop_sealed_connection(transaction: Transaction, session: Session) -> None:
+    """Nobody can join a session that is over, so its connection is kept no longer."""
+    start_key = (
+        select(sessions.c.start_key)
+        .where(sessions.c.account_id == session.account_id, sessions.c.id == session.id)
+        .scalar_subquery()
+    )
+    await transaction.execute(
+        update(idempotency)
+        .where(idempotency.c.account_id == session.account_id, idempotency.c.key_hash == start_key)
+        .values(sealed=None)
+    )
 
 
 async def change_session(transaction: Transaction, session: Session, **values: Any) -> None:

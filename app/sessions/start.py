@@ -40,7 +40,15 @@ from app.ports.ids import Ids
 from app.ports.randomness import Randomness
 from app.pricing.cards import StoredCard, choose_card, find_card
 from app.sessions.documents import session_document
-from app.sessions.records import STEP_EVENTS, Session, change_session, insert_session, load_session, take_step
+from app.sessions.records import (
+    STEP_EVENTS,
+    Session,
+    change_session,
+    insert_session,
+    is_bound,
+    load_session,
+    take_step,
+)
 from app.sessions.sealing import seal, unseal
 from app.sessions.tokens import WebhookTokens
 
@@ -48,6 +56,11 @@ STARTING_MARGIN: Final = Micros(30 * US_PER_S)
 """A start whose outcome was not written so long after the provider's time-out was cut off: it is unconfirmed."""
 
 MAX_REASON: Final = 500
+_OVERTAKEN: Final = 2
+"""Steps of a session that a heartbeat made live before its start was answered: starting, live."""
+
+SEALED_FOR: Final = Micros(3600 * US_PER_S)
+"""A connection is given again to whoever repeats the request with the same key, for so long and while it lives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,7 +264,7 @@ class Starts:
                 case Refused():
                     answer = await self._refuse(transaction, book, session, outcome)
                 case Unconfirmed():
-                    answer = await self._leave_open(transaction, book, session, outcome)
+                    answer = await self._leave_open(transaction, book, session, outcome, key)
             await book.close()
         if isinstance(answer, Problem):
             raise answer
@@ -265,6 +278,12 @@ class Starts:
             why = "the provider's answer and the first heartbeat name different sessions"
             due_at = Instant(book.now + self._limits.review_after)
             await self._step(transaction, book, session, State.REVIEW, why, due_at=due_at)
+        elif session.provider_session_id is None and await is_bound(
+            transaction, session.account_id, started.provider_session_id
+        ):
+            # The answer is not about this attempt. Whether it started anything, only a heartbeat can tell.
+            why = "the provider named another session of this user"
+            return await self._leave_open(transaction, book, session, Unconfirmed(why=why), key)
         elif session.state is State.LIVE:
             await change_session(transaction, session, charge_from=None)
         elif session.state in {State.STARTING, State.UNCONFIRMED}:
@@ -301,10 +320,18 @@ class Starts:
         return refusal_problem(session, refused)
 
     async def _leave_open(
-        self, transaction: Transaction, book: Book, session: Session, outcome: Unconfirmed
+        self,
+        transaction: Transaction,
+        book: Book,
+        session: Session,
+        outcome: Unconfirmed,
+        key: IdempotencyKey | None,
     ) -> Problem | Answer:
         if session.state is State.LIVE:
-            return Answer(201, {"session": await session_document(transaction, session), "connection_details": None})
+            answer = Answer(201, {"session": await session_document(transaction, session), "connection_details": None})
+            if key is not None:
+                await complete(transaction, session.account_id, key, answer)
+            return answer
         if session.state is State.STARTING:
             due_at = Instant(session.requested_at + self._limits.unconfirmed_ttl)
             await self._step(transaction, book, session, State.UNCONFIRMED, outcome.why[:MAX_REASON], due_at=due_at)
@@ -325,7 +352,7 @@ class Starts:
         """The answer to a repeated request: as stored, or derived from what became of the session."""
         if row.state == "done":
             answer = stored_answer(row)
-            if row.sealed is None:
+            if row.sealed is None or now - row.created_at >= SEALED_FOR:
                 return answer
             opened = unseal(self._sealing, key.raw, row.sealed)
             content = loads(row.body)
@@ -337,7 +364,9 @@ class Starts:
         if session is None:
             raise RuntimeError("an idempotency key without its session")
         waited = now - session.requested_at
-        if session.state is State.STARTING and waited < self._limits.provider_timeout + STARTING_MARGIN:
+        # Live by its first step: a heartbeat overtook the provider's answer, which may still bring the connection.
+        undecided = session.state is State.STARTING or (session.state is State.LIVE and session.steps == _OVERTAKEN)
+        if undecided and waited < self._limits.provider_timeout + STARTING_MARGIN:
             raise Problem(IDEMPOTENCY_IN_FLIGHT, "the first request with this key is still under way")
         if session.state in {State.STARTING, State.UNCONFIRMED}:
             raise _unconfirmed(session)

@@ -10,12 +10,12 @@ from starlette.responses import Response
 from app.core.charge import charge
 from app.core.ids import AccountThing, Kind, public_id
 from app.core.lossless_json import dumps
-from app.core.units import Instant, format_instant
+from app.core.units import format_instant
 from app.db.database import Database, Transaction
 from app.db.tables import charges, ticks
 from app.errors import BUSY, PROVIDER_UNAVAILABLE, Problem
 from app.http.answers import json_response
-from app.http.pages import Cursor, Limit, make_cursor, page, page_limit, read_cursor
+from app.http.pages import Cursor, Limit, cursor_instant, make_cursor, page, page_limit, read_cursor
 from app.pricing.explanation import explain
 from app.sessions.documents import session_document
 from app.sessions.records import Session, load_session
@@ -106,7 +106,7 @@ async def _heartbeats_page(
     )
     position = read_cursor(cursor, int, int)
     if position is not None:
-        received_at = Instant(position[0])
+        received_at = cursor_instant(position[0])
         statement = statement.where(
             (ticks.c.received_at > received_at) | ((ticks.c.received_at == received_at) & (ticks.c.id > position[1]))
         )

@@ -4,6 +4,7 @@ import pytest
 
 from app.db.embedded.roles import SERVICE
 from app.db.migrate import migrate
+from tests.support.invariants import assert_all_invariants
 from tests.support.postgres import WorkerDatabases, worker_databases
 from tests.support.scripted_provider import ProviderHost, provider_host
 from tests.support.world import World, world
@@ -21,6 +22,7 @@ def databases(testrun_uid: str, worker_id: str) -> Iterator[WorkerDatabases]:
 
     with worker_databases(migrate_as_owner, run_id=testrun_uid, worker=worker_id) as found:
         yield found
+        assert_all_invariants(found.urls.service)
 
 
 @pytest.fixture(scope="session")

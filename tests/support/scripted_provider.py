@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,7 +25,12 @@ class ScriptedProvider:
     start_status: int = 200
     start_body: Any = None
     """Null: an ordinary answer with a new session id."""
+    before_start: Callable[[dict[str, Any]], Awaitable[None]] | None = None
+    """Runs before a start is answered, on the server's own loop."""
     timeline_status: int = 200
+    timeline_body: str | None = None
+    """The whole answer to a pull, in place of an ordinary one."""
+    before_timeline: Callable[[], Awaitable[None]] | None = None
     timelines: dict[str, str] = field(default_factory=dict)
     starts: list[dict[str, Any]] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
@@ -52,6 +57,8 @@ class ScriptedProvider:
 
     def answer_timeline(self, session_id: str) -> Response:
         self.pulls.append(session_id)
+        if self.timeline_body is not None:
+            return Response(self.timeline_body, self.timeline_status, media_type="application/json")
         if self.timeline_status != 200:
             return _json(self.timeline_status, {"error": "scripted"})
         values = self.timelines.get(session_id)
@@ -89,11 +96,20 @@ def provider_host() -> Iterator[ProviderHost]:
 
     async def start(request: Request) -> Response:
         script = script_of(request)
-        return _json(401, {}) if script is None else script.answer_start(await request.json())
+        if script is None:
+            return _json(401, {})
+        body = await request.json()
+        if script.before_start is not None:
+            await script.before_start(body)
+        return script.answer_start(body)
 
     async def timeline(request: Request) -> Response:
         script = script_of(request)
-        return _json(401, {}) if script is None else script.answer_timeline(request.path_params["session_id"])
+        if script is None:
+            return _json(401, {})
+        if script.before_timeline is not None:
+            await script.before_timeline()
+        return script.answer_timeline(request.path_params["session_id"])
 
     app = Starlette(
         routes=[

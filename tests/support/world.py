@@ -46,6 +46,19 @@ class World:
         assert response.status_code == 201, response.text
         return dict(response.json()["session"])
 
+    async def start_unconfirmed(self, user_id: str, **asked: Any) -> dict[str, Any]:
+        """Start a session whose outcome stays unknown; answers its document."""
+        self.provider.start_status = 500
+        body = {"user_id": user_id, "persona": "tutor", "scenario": "talk", **asked}
+        response = await self.client.post("/v1/sessions", json=body)
+        self.provider.start_status = 200
+        assert response.status_code == 504, response.text
+        return dict(await self.get(f"/v1/sessions/{response.json()['session_id']}"))
+
+    async def session(self, session: dict[str, Any]) -> dict[str, Any]:
+        """The session as it is now."""
+        return dict(await self.get(f"/v1/sessions/{session['id']}"))
+
     async def get(self, path: str) -> Any:
         response = await self.client.get(path)
         assert response.status_code == 200, response.text

@@ -1,0 +1,28 @@
+"""Everything that must hold of what tests left in a database, checked as ``talktime verify`` does."""
+
+import asyncio
+
+from app.db.database import Database
+from app.ledger.keys import LedgerKeys
+from app.ledger.verify import Finding, verify
+
+LEDGER_KEYS = LedgerKeys([b"test-ledger-key-0123456789"])
+"""The key of :func:`tests.support.world.world`."""
+
+
+async def findings(service_url: str, keys: LedgerKeys | None = LEDGER_KEYS) -> list[Finding]:
+    """What ``talktime verify`` finds in a database."""
+    database = Database(service_url, pool_size=1)
+    try:
+        async with database.reading() as transaction:
+            return await verify(transaction, keys)
+    finally:
+        await database.close()
+
+
+def assert_all_invariants(service_url: str) -> None:
+    """Fail with every row that breaks a promise. Must not run inside an event loop."""
+    found = asyncio.run(findings(service_url))
+    assert not found, "the tests left what does not hold:\n" + "\n".join(
+        f"  {item.check}: account {item.account_id}, {item.row}: {item.detail}" for item in found
+    )

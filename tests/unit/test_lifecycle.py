@@ -1,0 +1,48 @@
+"""Every pair of states: the steps that a session may take, and that it may take no other."""
+
+import itertools
+
+import pytest
+
+from app.core.lifecycle import RECONCILED, STEPS, IllegalStep, State, step
+
+LEGAL = {
+    ("starting", "live"),
+    ("starting", "unconfirmed"),
+    ("starting", "failed"),
+    ("unconfirmed", "live"),
+    ("unconfirmed", "failed"),
+    ("live", "over"),
+    ("live", "review"),
+    ("over", "live"),
+    ("over", "settled"),
+    ("over", "review"),
+    ("review", "settled"),
+    ("failed", "review"),
+}
+PAIRS = list(itertools.product(State, State))
+
+
+@pytest.mark.parametrize(("current", "following"), [pair for pair in PAIRS if pair in LEGAL])
+def test_a_legal_step_is_taken(current: State, following: State) -> None:
+    assert step(current, following) is following
+
+
+@pytest.mark.parametrize(("current", "following"), [pair for pair in PAIRS if pair not in LEGAL])
+def test_an_illegal_step_is_an_error(current: State, following: State) -> None:
+    with pytest.raises(IllegalStep, match=f"a session that is {current} cannot become {following}"):
+        step(current, following)
+
+
+def test_the_two_tables_above_hold_every_pair_and_every_legal_step() -> None:
+    assert len(PAIRS) == 49
+    assert {(str(a), str(b)) for a, b in PAIRS} >= LEGAL
+    assert set(STEPS) == set(State)
+
+
+def test_what_is_settled_stays_so() -> None:
+    assert not STEPS[State.SETTLED]
+
+
+def test_timelines_are_pulled_of_sessions_that_run_or_have_just_ended() -> None:
+    assert frozenset({State.LIVE, State.OVER}) == RECONCILED
