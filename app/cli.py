@@ -151,7 +151,8 @@ def verify(
     else:
         show_findings(Console(), [_finding_document(item) for item in findings])
         if keys is None:
-            typer.echo("The chain was not checked: that needs TALKTIME_LEDGER_KEYS or, with the embedded database, TALKTIME_SECRET.", err=True)
+            needed = "TALKTIME_LEDGER_KEYS or, with the embedded database, TALKTIME_SECRET"
+            typer.echo(f"The chain was not checked: that needs {needed}.", err=True)
     if findings:
         raise typer.Exit(1)
 
