@@ -29,7 +29,12 @@ def run_online() -> None:
 
 def run_offline() -> None:
     context.configure(
-        dialect_name="postgresql", target_metadata=metadata, literal_binds=True, transaction_per_migration=True
+        dialect_name="postgresql",
+        # Or the driver's style would double every percent sign in the printed functions.
+        dialect_opts={"paramstyle": "named"},
+        target_metadata=metadata,
+        literal_binds=True,
+        transaction_per_migration=True,
     )
     context.execute(f"set lock_timeout = {LOCK_TIMEOUT_MS}")
     context.execute(f"set statement_timeout = {STATEMENT_TIMEOUT_MS}")

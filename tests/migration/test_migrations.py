@@ -1,0 +1,128 @@
+"""The migrations make what the code declares; they may run again, print themselves, and never go back."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from sqlalchemy import create_engine, make_url
+
+from app.db.embedded.roles import SERVICE
+from app.db.migrate import current_version, expected_version, migrate
+from app.db.tables import metadata
+from tests.support.postgres import WorkerDatabases, ask, tell
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def differences(owner_url: str) -> list[object]:
+    """Where a database's schema is not what the code declares; partitions, made as time goes by, left out."""
+    engine = create_engine(make_url(owner_url).set(drivername="postgresql+psycopg"))
+    options = {
+        "compare_type": True,
+        "compare_server_default": True,
+        "include_name": lambda name, kind, _: (
+            kind != "table" or (name != "alembic_version" and not name.startswith("ticks_"))
+        ),
+    }
+    try:
+        with engine.connect() as connection:
+            return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
+    finally:
+        engine.dispose()
+
+
+def test_the_migrated_schema_is_what_the_code_declares(databases: WorkerDatabases) -> None:
+    assert differences(databases.urls.owner) == []
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "alter table events drop column type",
+        "alter table events add column type2 text",
+        "alter table events alter type drop not null",
+        "alter table events alter seq type integer",
+        "alter table events drop constraint events_account_id_seq_key",
+        "alter table postings drop constraint postings_account_id_entry_id_fkey",
+        "drop index hold_changes_at_idx",
+        "alter table sessions alter attempts set default 0",
+        "drop table key_use",
+    ],
+)
+def test_a_difference_is_seen(databases: WorkerDatabases, statement: str) -> None:
+    with databases.fresh() as urls:
+        tell(urls.owner, statement)
+        assert differences(urls.owner) != []
+
+
+def test_migrating_again_changes_nothing(databases: WorkerDatabases) -> None:
+    with databases.fresh() as urls:
+        before = ask(urls.owner, "select oid, relname, relacl::text from pg_class order by oid")
+        assert migrate(urls.owner, SERVICE) == (expected_version(), expected_version())
+        assert ask(urls.owner, "select oid, relname, relacl::text from pg_class order by oid") == before
+
+
+def test_an_empty_database_is_brought_to_the_expected_version(databases: WorkerDatabases) -> None:
+    with databases.fresh() as urls:
+        tell(urls.owner, "drop schema public cascade; create schema public")
+        engine = create_engine(make_url(urls.owner).set(drivername="postgresql+psycopg"))
+        with engine.connect() as connection:
+            assert current_version(connection) is None
+        engine.dispose()
+        assert migrate(urls.owner, SERVICE) == (None, expected_version())
+        assert differences(urls.owner) == []
+
+
+def test_one_role_for_everything_gets_no_grants_and_keeps_the_triggers(databases: WorkerDatabases) -> None:
+    with databases.fresh() as urls:
+        tell(urls.owner, "drop schema public cascade; create schema public")
+        migrate(urls.owner, None)
+        rights = f"select count(*) from information_schema.role_table_grants where grantee = '{SERVICE}'"
+        assert ask(urls.owner, rights) == [(0,)]
+        with pytest.raises(psycopg.errors.RestrictViolation):
+            tell(urls.owner, "truncate entries cascade")
+
+
+def offline_sql(target: str) -> str:
+    result = subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", target, "--sql"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return result.stdout
+
+
+def test_the_sql_that_is_printed_makes_the_same_schema(databases: WorkerDatabases) -> None:
+    with databases.fresh() as urls:
+        tell(urls.owner, "drop schema public cascade; create schema public")
+        printed = offline_sql("head")
+        assert printed.startswith("set lock_timeout = 2000;\n\nset statement_timeout = 300000;")
+        tell(urls.owner, printed)
+        assert differences(urls.owner) == []
+        assert ask(urls.owner, "select version_num from alembic_version") == [(expected_version(),)]
+        functions = "select proname, prosrc from pg_proc where pronamespace = 'public'::regnamespace order by 1"
+        assert ask(urls.owner, functions) == ask(databases.urls.owner, functions)
+
+
+def test_a_downgrade_is_refused_and_leaves_everything(databases: WorkerDatabases) -> None:
+    with databases.fresh() as urls:
+        engine = create_engine(make_url(urls.owner).set(drivername="postgresql+psycopg"))
+        config = Config(stdout=io.StringIO())
+        config.set_main_option("script_location", str(ROOT / "migrations"))
+        with engine.connect() as connection:
+            config.attributes["connection"] = connection
+            with pytest.raises(RuntimeError, match="restore a backup instead"):
+                command.downgrade(config, "base")
+        engine.dispose()
+        assert differences(urls.owner) == []
+        assert ask(urls.owner, "select version_num from alembic_version") == [(expected_version(),)]
