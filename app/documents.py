@@ -214,7 +214,7 @@ def _texts(value: Any) -> Iterator[str]:
 Metadata = Annotated[
     dict[str, Any], PlainValidator(_reader(_metadata)), WithJsonSchema({"type": "object", "additionalProperties": True})
 ]
-"""The client's own data: any JSON object, kept and given back digit for digit."""
+"""The client's own data: any JSON object, given back with every digit (``1e5`` as ``100000``)."""
 
 Flag = Annotated[bool, PlainValidator(_reader(_boolean)), WithJsonSchema({"type": "boolean"})]
 
