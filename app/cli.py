@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from rich.console import Console
+from sqlalchemy.exc import OperationalError
 from typer import Argument, Option
 
 from app import __version__
@@ -150,7 +151,8 @@ def verify(
     else:
         show_findings(Console(), [_finding_document(item) for item in findings])
         if keys is None:
-            typer.echo("The chain was not checked: that needs TALKTIME_LEDGER_KEYS.", err=True)
+            needed = "TALKTIME_LEDGER_KEYS or, with the embedded database, TALKTIME_SECRET"
+            typer.echo(f"The chain was not checked: that needs {needed}.", err=True)
     if findings:
         raise typer.Exit(1)
 
@@ -210,6 +212,9 @@ def main() -> None:
             typer.echo(f"  {place.pointer or '(document)'}: {place.detail}", err=True)
     except EmbeddedPostgresError as error:
         typer.echo(str(error), err=True)
+    except OperationalError as error:
+        told = str(error.orig).partition("\n")[0]
+        typer.echo(f"The database cannot be used: {told}", err=True)
     except DatabaseUnavailable:
         typer.echo("The database cannot be reached: check TALKTIME_DATABASE_URL, and that it is up.", err=True)
     else:

@@ -214,7 +214,7 @@ def _texts(value: Any) -> Iterator[str]:
 Metadata = Annotated[
     dict[str, Any], PlainValidator(_reader(_metadata)), WithJsonSchema({"type": "object", "additionalProperties": True})
 ]
-"""The client's own data: any JSON object, kept and given back digit for digit."""
+"""The client's own data: any JSON object, given back with every digit (``1e5`` as ``100000``)."""
 
 Flag = Annotated[bool, PlainValidator(_reader(_boolean)), WithJsonSchema({"type": "boolean"})]
 
@@ -247,7 +247,7 @@ def validate(kind: type[AnyDocument], value: object, pointer: str = "") -> AnyDo
             INVALID_REQUEST,
             "the body does not have the form that this call takes",
             errors=[
-                FieldError(pointer + _pointer(item["loc"]), _message(item["type"], item["msg"]))
+                FieldError(pointer + _pointer(item["loc"]), _message(item["type"], item["msg"], item.get("ctx", {})))
                 for item in error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
             ],
         ) from None
@@ -263,8 +263,18 @@ def _shown(name: str) -> str:
     return "".join(c if unicodedata.category(c) not in odd else "�" for c in name[:MAX_TEXT])
 
 
-_MESSAGES = {"missing": "is required", "extra_forbidden": "is not a field of this document"}
+_MESSAGES: Final = {
+    "missing": "is required",
+    "extra_forbidden": "is not a field of this document",
+    "enum": "must be {expected}",
+    "too_short": "must have at least {min_length} items",
+    "too_long": "must have at most {max_length} items",
+    "less_than_equal": "must be at most {le}",
+    "list_type": "must be a JSON array",
+    "model_type": "must be a JSON object",
+}
 
 
-def _message(kind: str, message: str) -> str:
-    return _MESSAGES.get(kind, message)
+def _message(kind: str, message: str, context: dict[str, Any]) -> str:
+    """Our own words for what the library finds; what is refused by us has its words already."""
+    return _MESSAGES.get(kind, message.replace("{", "{{").replace("}", "}}")).format(**context)

@@ -34,4 +34,5 @@ def configure_logs(style: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.INFO)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # it tells at every start that there is nothing to do
     logging.getLogger("uvicorn.access").disabled = True  # it prints full paths, and a webhook's path is a secret

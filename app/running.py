@@ -1,9 +1,12 @@
 """Running things: the database that the settings name, and the server around the service."""
 
+import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from types import FrameType
+from typing import Final, NoReturn
 
 import structlog
 import uvicorn
@@ -55,9 +58,15 @@ def database_of(settings: Settings, *, for_long: bool = False) -> Iterator[Datab
 def serve(settings: Settings, host: str, port: int) -> None:
     """Serve until SIGINT or SIGTERM; requests under way and heartbeats taken are finished first.
 
-    Raises :class:`~app.settings.BadSettings` if the database cannot be served from.
+    Raises :class:`~app.settings.BadSettings` if the port is taken or the database cannot be served from.
     """
     configure_logs(settings.log_format)
+    _refuse_taken_port(host, port)
+    # The server hands the signal on when it is done with it. By default that would end the process at once, and the
+    # embedded database with it, unclean.
+    signal.signal(signal.SIGTERM, _leave)
+    if settings.bootstrap_admin_key is None:
+        log.warning("no_admin_key", detail="TALKTIME_BOOTSTRAP_ADMIN_KEY is not set: every call will be refused")
     for name in settings_without_effect():
         log.warning("setting.without_effect", name=name)
     with database_of(settings, for_long=True) as databases:
@@ -79,3 +88,18 @@ def serve(settings: Settings, host: str, port: int) -> None:
             timeout_graceful_shutdown=DRAIN_S,
         )
         uvicorn.Server(config).run()
+
+
+def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:
+    raise SystemExit(0)
+
+
+def _refuse_taken_port(host: str, port: int) -> None:
+    """A message instead of a log line, and before a database is started for nothing."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise BadSettings(f"cannot listen on {host} port {port}: {error.strerror}") from None

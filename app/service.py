@@ -170,11 +170,11 @@ class Service:
         async def openapi() -> Response:
             return JSONResponse(api.openapi())
 
-        @api.get("/healthz", include_in_schema=False)
+        @api.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
         async def healthz() -> Response:
             return JSONResponse({"status": "ok"})
 
-        @api.get("/readyz", include_in_schema=False)
+        @api.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
         async def readyz() -> Response:
             faults = await self.faults()
             return JSONResponse({"status": "unready" if faults else "ready", "faults": faults}, 503 if faults else 200)
@@ -327,7 +327,7 @@ def _methods(api: FastAPI, scope: Scope) -> set[str]:
     """All methods of an address; the framework tells only those of the first route that fits."""
     return {
         method
-        for method in ("GET", "POST", "PUT", "PATCH", "DELETE")
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
         if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in api.routes)
     }
 

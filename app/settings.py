@@ -16,8 +16,13 @@ from app.core.units import InvalidQuantity, Micros, parse_seconds
 from app.ports.clock import Clock, ScaledClock, SystemClock
 
 PREFIX: Final = "TALKTIME_"
-_NOT_SETTINGS: Final = {"TALKTIME_TEST_DATABASE_URL"}
-"""Variables with our prefix that are for the tests."""
+_NOT_SETTINGS: Final = {
+    "TALKTIME_TEST_DATABASE_URL",
+    "TALKTIME_SUPERUSER_PASSWORD",
+    "TALKTIME_OWNER_PASSWORD",
+    "TALKTIME_SERVICE_PASSWORD",
+}
+"""Variables with our prefix that are for the tests and for docker-compose.yml."""
 
 WITHOUT_EFFECT: Final = frozenset(
     {

@@ -102,9 +102,11 @@ def _s(value: Any) -> str:
 def show_findings(console: Console, findings: list[dict[str, Any]]) -> None:
     """Print what does not hold, row by row, or that all of it does."""
     if not findings:
-        console.print("Everything adds up.")
+        console.print("Everything that was checked adds up.")
         return
-    table = Table("check", "account", "row", "what is wrong", title=f"{len(findings)} findings")
+    table = Table("check", title=f"{len(findings)} findings")
+    for name in ("account", "row", "what is wrong"):
+        table.add_column(name, overflow="fold")  # an id that is cut short finds nothing
     for finding in findings:
         table.add_row(finding["check"], finding["account_id"], finding["row"], finding["detail"])
     console.print(table, markup=False)

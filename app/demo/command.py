@@ -1,6 +1,7 @@
 """``talktime demo``."""
 
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import Annotated, Any
@@ -95,6 +96,8 @@ def _row(result: Result) -> list[str]:
 
 
 def _show_addresses(console: Console, stage: Stage, results: list[Result], data_dir: Path) -> None:
+    # As it was called, so that the lines can be pasted into the same shell.
+    talktime = sys.argv[0] if Path(sys.argv[0]).name == "talktime" else f"{sys.executable} -m app.cli"
     example = next((result.session["id"] for result in results if result.session is not None), "ses_…")
     console.print(
         f"\nTalktime    {stage.service_url}\n"
@@ -102,7 +105,9 @@ def _show_addresses(console: Console, stage: Stage, results: list[Result], data_
         f"Admin key   {stage.admin_key}\n"
         f"Log         {stage.log_file}\n\n"
         "Why a session costs what it costs:\n"
-        f"  .venv/bin/talktime explain --data-dir {data_dir} {example}\n"
+        f"  {talktime} explain --data-dir {data_dir} {example}\n"
+        "That all of it adds up:\n"
+        f"  TALKTIME_LEDGER_KEYS=$(cat {data_dir}/ledger-key) {talktime} verify --data-dir {data_dir}\n"
         "A balance:\n"
         f"  curl -H 'Authorization: Bearer {stage.admin_key}' "
         f"{stage.service_url}/v1/users/{results[0].user_id}/balance",

@@ -49,14 +49,14 @@ def running(data_dir: Path, database_url: str) -> Iterator[Stage]:
     log_file = data_dir / "demo.log"
     with (
         log_file.open("wb") as log,
-        _started(["gabber-sim", "--port", "0", "--clock", str(clock), "--json"], {}, log) as simulator,
+        _started(["gabber-sim", "--port", "0", "--clock", str(clock), "--json"], {}, data_dir, log) as simulator,
     ):
         provider = _first_line(simulator, log_file)
         port = _free_port()
         url = f"http://127.0.0.1:{port}"
         environment = {
             "TALKTIME_DATABASE_URL": database_url,
-            "TALKTIME_DATA_DIR": str(data_dir),
+            "TALKTIME_DATA_DIR": str(data_dir.absolute()),
             "TALKTIME_GABBER_BASE_URL": provider["url"],
             "TALKTIME_GABBER_API_KEY": provider["api_key"],
             "TALKTIME_PUBLIC_URL": url,
@@ -67,17 +67,21 @@ def running(data_dir: Path, database_url: str) -> Iterator[Stage]:
             # Time-outs run on the scaled clock as well: ten real seconds for an answer.
             "TALKTIME_PROVIDER_TIMEOUT_S": str(10 * SPEED),
         }
-        with _started(["serve", "--port", str(port)], environment, log) as service:
+        with _started(["serve", "--port", str(port)], environment, data_dir, log) as service:
             _wait_until_ready(url, service, log_file)
             yield Stage(url, provider["url"], admin_key, clock, log_file)
 
 
 @contextmanager
-def _started(arguments: list[str], environment: Mapping[str, str], log: Any) -> Iterator[subprocess.Popen[bytes]]:
+def _started(
+    arguments: list[str], environment: Mapping[str, str], folder: Path, log: Any
+) -> Iterator[subprocess.Popen[bytes]]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("TALKTIME_")}
     process = subprocess.Popen(  # noqa: S603 - our own command
         [*_TALKTIME, *arguments],
         env=inherited | dict(environment),
+        # Away from the caller's own .env file.
+        cwd=folder,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=log,

@@ -47,7 +47,7 @@ def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
     if raw is None:
         return None
     if not 1 <= len(raw) <= MAX_KEY_LENGTH or not raw.isascii() or not raw.isprintable():
-        raise invalid("", f"Idempotency-Key must have 1 to {MAX_KEY_LENGTH} printable ASCII characters")
+        raise invalid("/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} printable ASCII characters")
     digest = hashlib.sha256()
     path: bytes = request.scope.get("raw_path") or request.url.path.encode()
     for part in (request.method.encode(), path, request.scope.get("query_string", b""), body):

@@ -1,5 +1,6 @@
 """Functions that are woken at intervals of real time."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from datetime import UTC
@@ -27,6 +28,8 @@ class Alarms:
         async def woken() -> None:
             try:
                 await work()
+            except asyncio.CancelledError:
+                log.debug("alarm.cancelled", alarm=name)  # the service stops, and waits for the work itself
             except Exception:
                 log.exception("alarm.failed", alarm=name)
 

@@ -11,7 +11,7 @@ from app.core.ids import AccountThing, Kind, parse_public_id
 from app.core.lossless_json import loads
 from app.db.database import Database
 from app.documents import Document, Duration, Metadata, Text, decode, validate
-from app.errors import IDEMPOTENCY_EXPIRED, NOT_FOUND, Problem
+from app.errors import IDEMPOTENCY_EXPIRED, NOT_FOUND, PROVIDER_UNCONFIRMED, Problem
 from app.http.answers import Answer, encode, json_response
 from app.http.bodies import checked_user_id, instant_parameter, read_bounded, takes
 from app.http.idempotency import IdempotencyKey, idempotency_key
@@ -60,9 +60,14 @@ def session_routes(database: Database, starts: Starts) -> APIRouter:
             return answer.response()
         content: Any = loads(encode(answer.content))
         connection = content["connection_details"]
+        session_id: str = content["session"]["id"]
+        if connection is None and answer.headers:
+            raise Problem(IDEMPOTENCY_EXPIRED, "the connection is no longer given; start anew with another key")
         if connection is None:
-            raise Problem(IDEMPOTENCY_EXPIRED, "the connection is given once, to the first request with this key")
-        headers = {**answer.headers, "X-Session-Id": content["session"]["id"]}
+            # Only a heartbeat said that it runs: there is a session, and no way into it.
+            detail = "the session runs, but the provider did not say how to connect"
+            raise Problem(PROVIDER_UNCONFIRMED, detail, extra={"session_id": session_id})
+        headers = {**answer.headers, "X-Session-Id": session_id}
         return Answer(200, connection, headers).response()
 
     @router.get("/v1/sessions", summary="Sessions, those asked for last first")

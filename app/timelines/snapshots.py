@@ -59,7 +59,7 @@ async def add_snapshot(
     timeline = normalise(pulled.values)
     before = earlier[-1].values if earlier else ()
     pairs = zip(before, pulled.values, strict=False)
-    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+    shared = sum(1 for _ in takewhile(_same_text, pairs))
     n = earlier[-1].n + 1 if earlier else 1
     await transaction.execute(
         insert(snapshots).values(
@@ -78,6 +78,11 @@ async def add_snapshot(
     )
     pull = Pull(Instant(pulled.requested_at), Instant(pulled.received_at), timeline.end, timeline.speech)
     return Snapshot(n, pull, tuple(pulled.values))
+
+
+def _same_text(pair: tuple[Any, Any]) -> bool:
+    # Equal is not enough: a number equals the string of its digits, and objects are equal in any order.
+    return bool(pair[0] == pair[1]) and dumps(pair[0]) == dumps(pair[1])
 
 
 def values_digest(values: Sequence[Any]) -> bytes:

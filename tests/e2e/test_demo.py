@@ -33,8 +33,9 @@ def test_every_charge_comes_out_as_scripted_and_can_be_explained_afterwards(tmp_
     for address in ("Talktime    http://", "Provider    http://", "Admin key   demo_"):
         assert address in shown.stdout
 
-    found = re.search(r"talktime explain --data-dir (\S+) (ses_\w+)", shown.stdout)
+    found = re.search(r" explain --data-dir (\S+) (ses_\w+)", shown.stdout)
     assert found is not None
+    assert " verify --data-dir " in shown.stdout
     as_json = run("explain", "--json", found.group(2), data_dir=Path(found.group(1)))
     assert as_json.returncode == 0, as_json.stderr
     document = json.loads(as_json.stdout)

@@ -120,5 +120,7 @@ def test_what_was_acknowledged_survives_a_kill_and_it_stops_cleanly_when_told_to
             assert call("GET", f"{url}/v1/users/ada/balance").json()["available"] == "0"
             process.send_signal(signal.SIGTERM)
             log = process.communicate(timeout=30)[1].decode()
+            assert process.returncode == 0
             assert "Traceback" not in log
+            assert '"level": "error"' not in log
             assert "/webhooks/" not in log

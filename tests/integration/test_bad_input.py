@@ -600,7 +600,7 @@ METHODS = {
     "/v1/users/a/b/grants": {"GET", "POST"},
     "/v1/rate-cards": {"GET", "POST"},
     "/v1/charges/preview": {"POST"},
-    "/healthz": {"GET"},
+    "/healthz": {"GET", "HEAD"},
 }
 
 

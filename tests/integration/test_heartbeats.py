@@ -165,6 +165,9 @@ async def test_lost_connections_lose_no_acknowledged_heartbeat(talktime: World, 
     found = [json.loads(text or "")["n"] for text in stored(talktime, session)]
     assert len(found) == len(set(found))
     assert acknowledged <= set(found)
+    # Whoever finds a connection dead is told to try again; nobody is told so twice.
+    tries = [(await talktime.client.get("/v1/sessions?limit=1")).status_code for _ in range(4)]
+    assert tries in ([503, 200, 200, 200], [200] * 4)
 
 
 # The token

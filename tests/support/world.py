@@ -13,6 +13,7 @@ from app.heartbeats.endpoint import PATH
 from app.service import Service
 from app.settings import Settings, load_settings
 from tests.support.clock import ManualClock
+from tests.support.postgres import tell
 from tests.support.scripted_provider import ScriptedProvider
 
 ADMIN_KEY = "test-admin-key-0123456789"
@@ -28,6 +29,17 @@ class World:
     provider: ScriptedProvider
     clock: ManualClock
     settings: Settings
+
+    def renew(self) -> None:
+        """As new for another test: the provider untold, the clock at its beginning, no session left to work on."""
+        vars(self.provider).update(vars(ScriptedProvider(self.provider.url, self.provider.api_key)))
+        self.clock.set(ManualClock().now())
+        self.client.headers["Authorization"] = f"Bearer {ADMIN_KEY}"
+        self.retire()
+
+    def retire(self) -> None:
+        """What is unsettled stays so: another test's provider knows nothing of these sessions."""
+        tell(self.service.database.conninfo, "update sessions set due_at = null where due_at is not null")
 
     @staticmethod
     def user() -> str:
@@ -124,6 +136,8 @@ async def world(
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
     try:
         async with httpx.AsyncClient(transport=transport, base_url=PUBLIC_URL, headers=headers) as client:
-            yield World(service, client, provider, clock, loaded)
+            made = World(service, client, provider, clock, loaded)
+            yield made
+            made.retire()
     finally:
         await service.stop()
