@@ -66,6 +66,8 @@ def printable(text: str, longest: int = MAX_TEXT) -> str:
     """``text`` if it has 1 to ``longest`` printable characters; else :class:`InvalidQuantity`."""
     if not 1 <= len(text) <= longest:
         raise InvalidQuantity(f"must have 1 to {longest} characters")
+    if text.isascii() and text.isprintable():
+        return text  # the usual case, on the way of every heartbeat
     if any(
         unicodedata.category(character) in _UNPRINTABLE or unicodedata.bidirectional(character) in _TURNING
         for character in text

@@ -10,18 +10,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, case, func, insert, select, update
+from sqlalchemy import Row, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from app.core.account import Account, EntryDraft, Hold
 from app.core.chain import Entry, Funding, mac
 from app.core.ids import Kind, account_id_of, public_id
-from app.core.ledger import Debt, Grant, GrantKind, GrantState, Line
+from app.core.ledger import Grant, GrantKind, GrantState
 from app.core.units import Instant, MicroCredits, format_credits
 from app.db.database import Transaction
 from app.db.tables import accounts, entries, events, funding, grants, hold_changes, hold_lines, holds, postings
 from app.events.outbox import Event, EventType
 from app.ledger.keys import LedgerKeys
+from app.ledger.rows import credit_reserved, debts_of, grant_of, hold_of, terms_document, unspent_grants
 from app.ports.ids import Ids
 
 _ENTRY_COLUMNS: Final = (
@@ -328,19 +329,14 @@ async def open_book(
     ).one_or_none()
     if row is None:
         return None
-    grant_rows = await _unspent_grants(transaction, account_id)
+    grant_rows = await unspent_grants(transaction, account_id)
     account = await _account(transaction, row, grant_rows, now, sessions)
     return Book(transaction, ports, now, row, account, {grant.id: grant_of(grant) for grant in grant_rows})
 
 
 async def account_now(transaction: Transaction, row: Row[Any], now: Instant) -> Account:
     """The account in ``row`` as it is at ``now``, to look at: nothing of it is ever written."""
-    return await _account(transaction, row, await _unspent_grants(transaction, row.account_id), now, ())
-
-
-async def _unspent_grants(transaction: Transaction, account_id: UUID) -> Sequence[Row[Any]]:
-    statement = select(grants).where(grants.c.account_id == account_id, grants.c.remaining > 0)
-    return (await transaction.execute(statement)).all()
+    return await _account(transaction, row, await unspent_grants(transaction, row.account_id), now, ())
 
 
 async def _account(
@@ -348,7 +344,7 @@ async def _account(
 ) -> Account:
     account_id: UUID = row.account_id
     stored = {grant.id: grant_of(grant) for grant in grant_rows}
-    found = {session_id: await _hold(transaction, account_id, session_id) for session_id in sessions}
+    found = {session_id: await hold_of(transaction, account_id, session_id) for session_id in sessions}
     return Account(
         now=now,
         balance=row.balance,
@@ -358,8 +354,8 @@ async def _account(
         grants=stored.values(),
         terms={g.id: terms_document(stored[g.id], g.cost_basis, g.reference) for g in grant_rows},
         holds={session_id: hold for session_id, hold in found.items() if hold is not None},
-        debts=await _debts(transaction, account_id) if row.debt else [],
-        credit_reserved=await _credit_reserved(transaction, account_id) if row.credit_limit else MicroCredits(0),
+        debts=await debts_of(transaction, account_id) if row.debt else [],
+        credit_reserved=await credit_reserved(transaction, account_id) if row.credit_limit else MicroCredits(0),
     )
 
 
@@ -390,74 +386,3 @@ async def open_book_of_user(transaction: Transaction, ports: LedgerPorts, user_i
     if book is None:
         raise RuntimeError("an account that was just made is gone")
     return book
-
-
-def grant_of(row: Row[Any]) -> Grant:
-    """The grant in a row of the grants table."""
-    return Grant(
-        id=row.id,
-        kind=GrantKind(row.kind),
-        priority=row.priority,
-        amount=row.amount,
-        effective_at=row.effective_at,
-        expires_at=row.expires_at,
-        created_at=row.created_at,
-        remaining=row.remaining,
-        held=row.held,
-        state=GrantState(row.state),
-    )
-
-
-def terms_document(grant: Grant, cost_basis: int | None, reference: str | None) -> dict[str, Any]:
-    """The terms of a grant as its entry's MAC covers them."""
-    return {
-        "grant": grant.id.hex,
-        "kind": grant.kind.value,
-        "priority": grant.priority,
-        "amount": grant.amount,
-        "effective_at": grant.effective_at,
-        "expires_at": grant.expires_at,
-        "created_at": grant.created_at,
-        "cost_basis": cost_basis,
-        "reference": reference,
-    }
-
-
-async def _hold(transaction: Transaction, account_id: UUID, session_id: UUID) -> Hold | None:
-    row = (
-        await transaction.execute(
-            select(holds.c.changes, holds.c.state).where(
-                holds.c.account_id == account_id, holds.c.session_id == session_id
-            )
-        )
-    ).one_or_none()
-    if row is None:
-        return None
-    lines = await transaction.execute(
-        select(hold_lines.c.grant_id, hold_lines.c.amount)
-        .where(hold_lines.c.account_id == account_id, hold_lines.c.session_id == session_id)
-        .order_by(hold_lines.c.line)
-    )
-    return Hold(tuple(Line(line.grant_id, line.amount) for line in lines), row.changes, row.state)
-
-
-async def _credit_reserved(transaction: Transaction, account_id: UUID) -> MicroCredits:
-    statement = select(func.coalesce(func.sum(hold_lines.c.amount), 0)).where(
-        hold_lines.c.account_id == account_id, hold_lines.c.grant_id.is_(None), hold_lines.c.amount > 0
-    )
-    return MicroCredits(int((await transaction.execute(statement)).scalar_one()))
-
-
-async def _debts(transaction: Transaction, account_id: UUID) -> list[Debt]:
-    """Debits drawn on credit and not repaid, oldest first."""
-    owed = func.sum(case((funding.c.entry_id == funding.c.debit_entry_id, funding.c.amount), else_=-funding.c.amount))
-    drawn_or_repaid = funding.c.grant_id.is_(None) | (funding.c.entry_id != funding.c.debit_entry_id)
-    rows = await transaction.execute(
-        select(funding.c.debit_entry_id, owed.label("owed"))
-        .join(entries, (entries.c.account_id == funding.c.account_id) & (entries.c.id == funding.c.debit_entry_id))
-        .where(funding.c.account_id == account_id, drawn_or_repaid)
-        .group_by(funding.c.debit_entry_id, entries.c.seq)
-        .having(owed > 0)
-        .order_by(entries.c.seq)
-    )
-    return [Debt(row.debit_entry_id, MicroCredits(int(row.owed))) for row in rows]

@@ -207,7 +207,7 @@ _ACCOUNTS: Final = (
     ),
     Check(
         "hold-changes",
-        "A hold is the sum of its changes; the first is what was authorized, none after it raises it.",
+        "A hold is the sum of its changes, numbered from 1; the first is what was authorized, none after it raises it.",
         """
         select h.account_id, 'hold of ' || h.session_id as row, 'amount ' || h.amount || ' after ' || h.changes
                || ' changes; ' || count(c.n) || ' add up to ' || coalesce(sum(c.delta), 0) as detail

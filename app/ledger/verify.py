@@ -17,9 +17,9 @@ from app.core.chain import Entry, Funding, Posting, mac
 from app.core.ids import account_id_of
 from app.db.database import Transaction
 from app.db.tables import accounts, charges, entries, funding, grants, postings
-from app.ledger.book import grant_of, terms_document
 from app.ledger.checks import CHECKS
 from app.ledger.keys import LedgerKeys
+from app.ledger.rows import grant_of, terms_document
 
 MAX_FINDINGS: Final = 100
 """Each check reports at most so many rows."""

@@ -13,7 +13,7 @@ TALKTIME = (sys.executable, "-m", "app.cli")
 
 
 def run(*arguments: str, data_dir: Path, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("TALKTIME_")}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("TALKTIME_", "PYTHONDONT"))}
     return subprocess.run(
         [*TALKTIME, *arguments],
         env=clean | {"TALKTIME_DATA_DIR": str(data_dir), "COLUMNS": "160"},

@@ -24,7 +24,7 @@ REQUIRED = {
 
 
 def environment(data_dir: Path, **settings: str) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("TALKTIME_")}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("TALKTIME_", "PYTHONDONT"))}
     return clean | {"TALKTIME_DATA_DIR": str(data_dir)} | settings
 
 
