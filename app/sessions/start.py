@@ -14,7 +14,7 @@ from sqlalchemy import Row, func, select
 
 from app.core.gate import Admitted, NotCovered, admit
 from app.core.ids import AccountThing, account_id_of
-from app.core.lifecycle import State
+from app.core.lifecycle import RECONCILED, State
 from app.core.lossless_json import dumps, loads
 from app.core.units import US_PER_S, Instant, MicroCredits, Micros, format_credits, seconds
 from app.db.database import Database, Transaction
@@ -273,7 +273,8 @@ class Starts:
     async def _confirm(
         self, transaction: Transaction, book: Book, session: Session, started: Started, key: IdempotencyKey | None
     ) -> Answer | Problem:
-        if session.provider_session_id not in {None, started.provider_session_id}:
+        bound_elsewhere = session.provider_session_id not in {None, started.provider_session_id}
+        if bound_elsewhere and session.state in RECONCILED:
             # A heartbeat bound another id while we waited: one of the two is not ours. A person must look.
             why = "the provider's answer and the first heartbeat name different sessions"
             due_at = Instant(book.now + self._limits.review_after)
