@@ -32,7 +32,7 @@ demo: setup ## show all of it: make demo, or make demo DEMO_ARGS=--once
 
 .PHONY: test
 test: setup ## run all tests: make test, or make test TEST_ARGS='-k heartbeats'
-	@$(BIN)/python -m pytest -q -n auto $(TEST_ARGS)
+	@$(BIN)/python -m pytest -q -n auto --dist worksteal $(TEST_ARGS)
 
 .PHONY: check
 check: setup ## lint, types, import contract, container files
