@@ -4,6 +4,8 @@ PYTHON ?= python3
 UV_VERSION := 0.13.9
 BIN := .venv/bin
 STAMP := .venv/.installed
+# One more than there are cores: some tests wait for processes and do not compute.
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2) + 1)
 # Wheels carry their own trust store; the machine's may know more.
 export UV_SYSTEM_CERTS := true
 export UV_LINK_MODE := copy
@@ -32,7 +34,7 @@ demo: setup ## show all of it: make demo, or make demo DEMO_ARGS=--once
 
 .PHONY: test
 test: setup ## run all tests: make test, or make test TEST_ARGS='-k heartbeats'
-	@$(BIN)/python -m pytest -q -n auto --dist worksteal $(TEST_ARGS)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(TEST_ARGS)
 
 .PHONY: check
 check: setup ## lint, types, import contract, container files
