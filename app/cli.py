@@ -1,9 +1,8 @@
 """The ``talktime`` command."""
 
-import asyncio
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Final, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +10,8 @@ from sqlalchemy.exc import OperationalError
 from typer import Argument, Option
 
 from app import __version__
+from app.commands.common import AsJson, DataDir, fail, print_json, settings_with, with_database
+from app.commands.verification import verify
 from app.core.ids import Kind, parse_public_id
 from app.core.rate_card import RateCard
 from app.db.database import Database, DatabaseUnavailable
@@ -18,10 +19,6 @@ from app.db.embedded import EmbeddedPostgresError
 from app.db.migrate import migrate as run_migrations
 from app.demo.command import demo
 from app.errors import Problem
-from app.http.answers import encode
-from app.ledger.keys import ledger_keys_of
-from app.ledger.verify import Finding
-from app.ledger.verify import verify as verify_ledger
 from app.pricing.cards import default_card, find_card
 from app.pricing.preview import card_of, preview, rate_document, read_preview
 from app.running import database_of
@@ -29,7 +26,7 @@ from app.running import serve as run_server
 from app.settings import BadSettings, Settings, load_settings
 from app.settlement.routes import charge_document
 from app.simulator.command import gabber_sim
-from app.terminal import show_charge, show_findings
+from app.terminal import show_charge
 
 cli = typer.Typer(
     name="talktime",
@@ -39,11 +36,7 @@ cli = typer.Typer(
 )
 cli.command("demo")(demo)
 cli.command("gabber-sim")(gabber_sim)
-
-VERIFY_TIMEOUT_MS: Final = 600_000
-"""Each statement of ``talktime verify`` reads a whole table or two."""
-
-AsJson = Annotated[bool, Option("--json", help="Print JSON for scripts instead of tables.")]
+cli.command("verify")(verify)
 
 
 @cli.command()
@@ -64,7 +57,7 @@ def serve(
     if settings.database_url is not None and not settings.ledger_keys:
         missing.append("TALKTIME_LEDGER_KEYS (with a database of your own)")
     if missing:
-        _fail("required and not set: " + ", ".join(missing) + "\nTo try Talktime without a provider: talktime demo")
+        fail("required and not set: " + ", ".join(missing) + "\nTo try Talktime without a provider: talktime demo")
     run_server(settings, host, port)
 
 
@@ -75,7 +68,7 @@ def migrate(as_json: AsJson = False) -> None:
     with database_of(settings) as databases:
         before, after = run_migrations(databases.owner, databases.service_role)
     if as_json:
-        _print_json({"before": before, "after": after})
+        print_json({"before": before, "after": after})
     elif before == after:
         typer.echo(f"The schema is at version {after} already.")
     else:
@@ -91,12 +84,12 @@ def rate(
     try:
         body = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
     except OSError as error:
-        _fail(f"{file}: {error.strerror}")
+        fail(f"{file}: {error.strerror}")
     document = read_preview(body)
     named = card_of(document)
     if isinstance(named, str):
         settings = load_settings()
-        card = _with_database(settings, lambda database: _stored_card(database, settings, named))
+        card = with_database(settings, lambda database: _stored_card(database, settings, named))
         result = rate_document(document, card)
     else:
         result = preview(body)
@@ -109,95 +102,40 @@ async def _stored_card(database: Database, settings: Settings, named: str) -> Ra
         card = await find_card(transaction, named, now)
         if card is None:
             names = await default_card(transaction, now)
-            _fail(f"there is no rate card {named!r}; {names.public_id} is the default")
+            fail(f"there is no rate card {named!r}; {names.public_id} is the default")
     return card.card
 
 
 @cli.command()
 def explain(
     session: Annotated[str, Argument(help="A session's id: ses_…")],
-    data_dir: Annotated[Path | None, Option(help="The embedded database's folder, for TALKTIME_DATA_DIR.")] = None,
+    data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain what a session costs, bucket by bucket."""
     key = parse_public_id(Kind.SESSION, session)
     if key is None:
-        _fail(f"{session!r} is no session's id: those begin with ses_ and have 56 characters")
-    settings = load_settings(**({} if data_dir is None else {"data_dir": data_dir}))
+        fail(f"{session!r} is no session's id: those begin with ses_ and have 56 characters")
+    settings = settings_with(data_dir)
 
     async def read(database: Database) -> dict[str, Any]:
         async with database.reading() as transaction:
             return await charge_document(transaction, key)
 
-    _show(_with_database(settings, read), as_json=as_json)
-
-
-@cli.command()
-def verify(
-    data_dir: Annotated[Path | None, Option(help="The embedded database's folder, for TALKTIME_DATA_DIR.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Check that everything stored adds up and that the ledger was not tampered with; exit code 1 if not."""
-    settings = load_settings(**({} if data_dir is None else {"data_dir": data_dir}))
-    keys = ledger_keys_of(settings)
-
-    async def read(database: Database) -> list[Finding]:
-        async with database.reading(statement_timeout_ms=VERIFY_TIMEOUT_MS) as transaction:
-            return await verify_ledger(transaction, keys)
-
-    findings: list[Finding] = _with_database(settings, read)
-    if as_json:
-        _print_json({"chain_checked": keys is not None, "findings": [_finding_document(item) for item in findings]})
-    else:
-        show_findings(Console(), [_finding_document(item) for item in findings])
-        if keys is None:
-            needed = "TALKTIME_LEDGER_KEYS or, with the embedded database, TALKTIME_SECRET"
-            typer.echo(f"The chain was not checked: that needs {needed}.", err=True)
-    if findings:
-        raise typer.Exit(1)
-
-
-def _finding_document(finding: Finding) -> dict[str, Any]:
-    return {
-        "check": finding.check,
-        "account_id": str(finding.account_id),
-        "row": finding.row,
-        "detail": finding.detail,
-    }
-
-
-def _with_database(settings: Settings, work: Any) -> Any:
-    async def run(url: str) -> Any:
-        database = Database(url, pool_size=1)
-        try:
-            return await work(database)
-        finally:
-            await database.close()
-
-    with database_of(settings) as databases:
-        return asyncio.run(run(databases.service))
+    _show(with_database(settings, read), as_json=as_json)
 
 
 def _show(document: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        _print_json(document)
+        print_json(document)
     else:
         show_charge(Console(), document)
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    typer.echo(encode(document).decode())
 
 
 @cli.command()
 def version() -> None:
     """Print the version."""
     typer.echo(__version__)
-
-
-def _fail(message: str) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(2)
 
 
 def main() -> None:

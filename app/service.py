@@ -38,6 +38,7 @@ from app.ports.ids import TimeOrderedIds
 from app.ports.randomness import Randomness, SystemRandomness
 from app.pricing.cards import ensure_default_card
 from app.pricing.routes import pricing_routes
+from app.pricing.thresholds import CardThresholds
 from app.schedule.alarms import Alarms
 from app.sessions.routes import session_routes
 from app.sessions.start import StartLimits, Starts
@@ -83,7 +84,7 @@ class Service:
         if not secrets or settings.gabber_api_key is None:
             raise BadSettings("TALKTIME_SECRET and TALKTIME_GABBER_API_KEY are required")
         self.database = Database(database_url)
-        self.ledger = LedgerPorts(_ledger_keys(settings), ids)
+        self.ledger = LedgerPorts(_ledger_keys(settings), ids, CardThresholds(settings.min_session_s))
         self._ids = ids
         gabber = Gabber(
             base_url=settings.gabber_base_url,

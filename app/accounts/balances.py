@@ -15,7 +15,7 @@ from app.db.database import Transaction
 from app.db.tables import accounts, sessions
 from app.errors import NOT_FOUND, Problem
 from app.ledger.book import account_now
-from app.pricing.cards import default_card, find_card
+from app.pricing.cards import card_of_account
 
 
 async def balance_document(transaction: Transaction, user_id: str, now: Instant, longest: Micros) -> dict[str, Any]:
@@ -29,8 +29,7 @@ async def balance_document(transaction: Transaction, user_id: str, now: Instant,
     if row is None:
         raise unknown_user(user_id)
     account = await account_now(transaction, row, now)
-    card = await find_card(transaction, row.rate_card, now) if row.rate_card else None
-    card = card or await default_card(transaction, now)
+    card = await card_of_account(transaction, row.rate_card, now)
     talk_time = affordable_time(card.card, MicroCredits(max(0, account.available)), longest)
     return {
         "user_id": user_id,

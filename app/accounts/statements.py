@@ -7,7 +7,7 @@ from uuid import UUID
 from sqlalchemy import Row, select
 
 from app.accounts.balances import is_known
-from app.core.account import EntryKind
+from app.core.entries import EntryKind
 from app.core.ids import Kind, account_id_of, public_id
 from app.core.units import Instant, format_credits, format_instant
 from app.db.database import Transaction

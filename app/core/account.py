@@ -7,55 +7,16 @@ the account as it is at ``now``.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
-from app.core.chain import Posting
-from app.core.ledger import Debt, Draw, Grant, GrantState, Line, Repayment, allocate, draw, lower, repay
+from app.core.entries import CONSUMED, CREDIT, EXPIRED, VOIDED, EntryDraft, EntryKind, FundingDraft, legs
+from app.core.ledger import Debt, Draw, Grant, GrantState, Line, Repayment, Return, allocate, draw, lower, repay
 from app.core.units import Instant, MicroCredits
-
-CREDIT: Final = "credit"
-"""The user's side of debt: 0 or less, as postings have it."""
-CONSUMED: Final = "consumed"
-EXPIRED: Final = "expired"
-
-
-class EntryKind(StrEnum):
-    GRANT = "grant"
-    CHARGE = "charge"
-    EXPIRY = "expiry"
-    REPAYMENT = "repayment"
-    """Debt repaid from credits that a hold set free; the balance stays as it is."""
 
 
 class BrokenLedger(Exception):
     """What is stored contradicts the rules of the ledger. Nothing is written; a person must look."""
-
-
-@dataclass(frozen=True, slots=True)
-class FundingDraft:
-    """Who paid how much of a debit; ``debit_entry_id`` null: of the entry that this belongs to."""
-
-    debit_entry_id: UUID | None
-    grant_id: UUID | None
-    amount: MicroCredits
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EntryDraft:
-    """An entry before it has its place in the chain. ``natural_key`` is derived from its cause and never used twice."""
-
-    kind: EntryKind
-    natural_key: str
-    amount: MicroCredits
-    postings: tuple[Posting, ...]
-    funding: tuple[FundingDraft, ...] = ()
-    session_id: UUID | None = None
-    grant_id: UUID | None = None
-    reference: str | None = None
-    terms: Mapping[str, Any] | None = None
-    charge_digest: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +105,8 @@ class Account:
         for grant in self.grants.values():
             if grant.state is GrantState.SCHEDULED and grant.effective_at <= self._now:
                 due.append((grant.effective_at, 0, grant.id))
-            closed = grant.state in {GrantState.EXPIRED, GrantState.VOIDED}
-            if not closed and grant.expires_at is not None and grant.expires_at <= self._now:
+            # A grant that is spent is here only to be given back to: it has nothing that could expire.
+            if not grant.closed and grant.remaining and grant.expires_at is not None and grant.expires_at <= self._now:
                 due.append((grant.expires_at, 1, grant.id))
         for _, expires, grant_id in sorted(due):
             if expires:
@@ -154,28 +115,34 @@ class Account:
                 self._activate(grant_id)
 
     def _activate(self, grant_id: UUID) -> None:
-        grant = replace(self.grants[grant_id], state=GrantState.ACTIVE)
-        self.grants[grant_id] = grant
-        repayments = repay(self._debts, [grant]) if self.debt else []
-        self._apply(repayments)
-        repaid = sum(line.amount for line in repayments)
+        grant = self.grants[grant_id]
         terms = self._terms[grant_id]
-        self._post(
+        self.open_grant(
+            replace(grant, state=GrantState.ACTIVE),
             EntryDraft(
                 kind=EntryKind.GRANT,
                 natural_key=f"grant:{grant_id}",
                 amount=grant.amount,
-                postings=_postings(
-                    {
-                        f"issued.{grant.kind}": -grant.amount,
-                        f"grants.{grant.kind}": grant.amount - repaid,
-                        CREDIT: repaid,
-                    }
-                ),
-                funding=tuple(FundingDraft(line.debit_entry_id, line.grant_id, line.amount) for line in repayments),
-                grant_id=grant_id,
+                postings=(),
                 reference=terms["reference"],
                 terms=terms,
+            ),
+            {f"issued.{grant.kind}": -grant.amount},
+        )
+
+    def open_grant(self, grant: Grant, draft: EntryDraft, against: Mapping[str, int]) -> None:
+        """Add an active grant with the entry that opens it: ``draft`` less its postings, which come ``against`` system
+        accounts. What it repays of debt at once belongs to the same entry."""
+        self.grants[grant.id] = grant
+        repayments = repay(self._debts, [grant]) if self.debt else []
+        self._apply(repayments)
+        repaid = sum(line.amount for line in repayments)
+        self.post(
+            replace(
+                draft,
+                postings=legs({**against, f"grants.{grant.kind}": grant.amount - repaid, CREDIT: repaid}),
+                funding=(*draft.funding, *_funding(repayments)),
+                grant_id=grant.id,
             )
         )
 
@@ -187,19 +154,44 @@ class Account:
         if unheld:
             self._take_away(grant_id, unheld, f"expire:{grant_id}")
 
-    def _take_away(
-        self, grant_id: UUID, amount: MicroCredits, natural_key: str, session_id: UUID | None = None
-    ) -> None:
+    def void(self, grant_id: UUID, reason: str) -> MicroCredits:
+        """Close a grant that is open and not spent, and take what nothing holds of it; answers how much that was.
+
+        What running sessions hold of it stays theirs. A grant of the future is closed without an entry.
+        """
         grant = self.grants[grant_id]
+        if grant.closed or not grant.remaining:
+            raise BrokenLedger("only what remains of an open grant can be voided")
+        unheld = grant.unheld
+        self.grants[grant_id] = replace(grant, state=GrantState.VOIDED)
+        if grant.state is GrantState.SCHEDULED:
+            self.grants[grant_id] = self.grants[grant_id].spend(grant.remaining)
+        elif unheld:
+            self._take_away(grant_id, unheld, f"void:{grant_id}", reason=reason)
+        return unheld
+
+    def _take_away(
+        self,
+        grant_id: UUID,
+        amount: MicroCredits,
+        natural_key: str,
+        *,
+        session_id: UUID | None = None,
+        reason: str | None = None,
+    ) -> None:
+        """Take credits of a closed grant the way that its state says."""
+        grant = self.grants[grant_id]
+        voided = grant.state is GrantState.VOIDED
         self.grants[grant_id] = grant.spend(amount)
-        self._post(
+        self.post(
             EntryDraft(
-                kind=EntryKind.EXPIRY,
+                kind=EntryKind.VOID if voided else EntryKind.EXPIRY,
                 natural_key=natural_key,
                 amount=MicroCredits(-amount),
-                postings=_postings({f"grants.{grant.kind}": -amount, EXPIRED: amount}),
+                postings=legs({f"grants.{grant.kind}": -amount, VOIDED if voided else EXPIRED: amount}),
                 grant_id=grant_id,
                 session_id=session_id,
+                reason=reason,
             )
         )
 
@@ -236,18 +228,37 @@ class Account:
     def settle(self, session_id: UUID, amount: MicroCredits, charge_digest: bytes) -> Draw:
         """Post the session's one charge and resolve its hold, if it still has one. A charge of 0 posts no entry."""
         hold = self.holds.get(session_id, Hold((), 0, "released"))
-        room = MicroCredits(self.credit_limit - self.debt - self._credit_reserved)
-        drawn = draw(amount, hold.lines, list(self.grants.values()), room)
+        drawn = draw(amount, hold.lines, list(self.grants.values()), self._credit_room)
         if hold.state == "active":
             self._set_lines(session_id, hold, _emptied(hold.lines), "settle", "settled")
         if drawn.amount:
-            self._post_charge(session_id, drawn, charge_digest)
+            self.post_debit(
+                drawn.lines,
+                EntryDraft(
+                    kind=EntryKind.CHARGE,
+                    natural_key=f"settle:{session_id}",
+                    amount=MicroCredits(-drawn.amount),
+                    postings=(),
+                    session_id=session_id,
+                    charge_digest=charge_digest,
+                ),
+                CONSUMED,
+            )
         self._follow_up(session_id, hold.lines)
         return drawn
 
-    def _post_charge(self, session_id: UUID, drawn: Draw, charge_digest: bytes) -> None:
-        legs: dict[str, int] = {}
-        for line in drawn.lines:
+    def drawn_now(self, amount: MicroCredits) -> Draw:
+        """Where a debit of ``amount`` that nothing was held for would come from: what is available, and no more."""
+        return draw(amount, (), list(self.grants.values()), self._credit_room)
+
+    @property
+    def _credit_room(self) -> MicroCredits:
+        return MicroCredits(self.credit_limit - self.debt - self._credit_reserved)
+
+    def post_debit(self, lines: Sequence[Line], draft: EntryDraft, to: str) -> None:
+        """Take ``lines`` from their grants and from credit, and post ``draft`` for it, to the system account ``to``."""
+        user_legs: dict[str, int] = {}
+        for line in lines:
             if line.grant_id is None:
                 self.debt = MicroCredits(self.debt + line.amount)
                 name = CREDIT
@@ -255,16 +266,12 @@ class Account:
                 grant = self.grants[line.grant_id]
                 self.grants[line.grant_id] = grant.spend(line.amount)
                 name = f"grants.{grant.kind}"
-            legs[name] = legs.get(name, 0) - line.amount
-        self._post(
-            EntryDraft(
-                kind=EntryKind.CHARGE,
-                natural_key=f"settle:{session_id}",
-                amount=MicroCredits(-drawn.amount),
-                postings=_postings(legs | {CONSUMED: drawn.amount}),
-                funding=tuple(FundingDraft(None, line.grant_id, line.amount) for line in drawn.lines),
-                session_id=session_id,
-                charge_digest=charge_digest,
+            user_legs[name] = user_legs.get(name, 0) - line.amount
+        self.post(
+            replace(
+                draft,
+                postings=legs({**user_legs, to: -draft.amount}),
+                funding=tuple(FundingDraft(None, line.grant_id, line.amount) for line in lines),
             )
         )
 
@@ -283,42 +290,77 @@ class Account:
         delta = MicroCredits(after.amount - hold.amount)
         self.hold_changes.append(HoldChange(session_id, after.changes, delta, self.held, why))
 
-    def _follow_up(self, session_id: UUID, lines: Sequence[Line]) -> None:
+    def _follow_up(self, session_id: UUID, freed: Sequence[Line]) -> None:
         """What a hold frees of a grant that closed meanwhile goes the way of that grant; the rest repays debt first."""
         changes = self.holds[session_id].changes if session_id in self.holds else 0
-        for line in lines:
-            grant = self.grants.get(line.grant_id) if line.grant_id is not None and line.amount else None
-            if grant is not None and grant.state is GrantState.EXPIRED and grant.remaining > grant.held:
+        self.settle_freed(
+            [line.grant_id for line in freed if line.grant_id is not None and line.amount],
+            f"{session_id}:{changes}",
+            session_id=session_id,
+        )
+
+    def settle_freed(
+        self, grant_ids: Iterable[UUID], cause: str, *, session_id: UUID | None, reason: str | None = None
+    ) -> None:
+        """After credits of these grants were freed or given back: what a closed grant may not keep is taken away, and
+        what is usable repays debt first. ``cause`` tells apart the times at which this may happen to one grant."""
+        for grant_id in grant_ids:
+            grant = self.grants.get(grant_id)
+            if grant is not None and grant.closed and grant.remaining > grant.held:
                 freed = MicroCredits(grant.remaining - grant.held)
-                self._take_away(grant.id, freed, f"expire:{grant.id}:{session_id}:{changes}", session_id)
+                word = "void" if grant.state is GrantState.VOIDED else "expire"
+                self._take_away(grant.id, freed, f"{word}:{grant.id}:{cause}", session_id=session_id, reason=reason)
         repayments = repay(self._debts, self.grants.values()) if self.debt else []
         if not repayments:
             return
-        legs: dict[str, int] = {CREDIT: sum(repayment.amount for repayment in repayments)}
+        user_legs: dict[str, int] = {CREDIT: sum(repayment.amount for repayment in repayments)}
         for repayment in repayments:
             name = f"grants.{self.grants[repayment.grant_id].kind}"
-            legs[name] = legs.get(name, 0) - repayment.amount
+            user_legs[name] = user_legs.get(name, 0) - repayment.amount
         self._apply(repayments)
-        self._post(
+        self.post(
             EntryDraft(
                 kind=EntryKind.REPAYMENT,
-                natural_key=f"repay:{session_id}:{changes}",
+                natural_key=f"repay:{cause}",
                 amount=MicroCredits(0),
-                postings=_postings(legs),
-                funding=tuple(FundingDraft(line.debit_entry_id, line.grant_id, line.amount) for line in repayments),
+                postings=legs(user_legs),
+                funding=_funding(repayments),
                 session_id=session_id,
             )
         )
 
     def _apply(self, repayments: Sequence[Repayment]) -> None:
-        owed = {debt.debit_entry_id: int(debt.amount) for debt in self._debts}
         for line in repayments:
             self.grants[line.grant_id] = self.grants[line.grant_id].spend(line.amount)
-            self.debt = MicroCredits(self.debt - line.amount)
-            owed[line.debit_entry_id] -= line.amount
-        self._debts = [Debt(entry_id, MicroCredits(left)) for entry_id, left in owed.items() if left]
+            self._lower_debt(line.debit_entry_id, line.amount)
 
-    def _post(self, draft: EntryDraft) -> None:
+    def _lower_debt(self, debit_entry_id: UUID, amount: MicroCredits) -> None:
+        """That part of the debit is no longer owed: it was repaid or given back."""
+        self.debt = MicroCredits(self.debt - amount)
+        left = [
+            Debt(
+                owed.debit_entry_id,
+                MicroCredits(owed.amount - (amount if owed.debit_entry_id == debit_entry_id else 0)),
+            )
+            for owed in self._debts
+        ]
+        self._debts = [owed for owed in left if owed.amount]
+
+    def post_returns(self, returns: Sequence[Return], draft: EntryDraft) -> None:
+        """Put credits back where they came from (credit: that much less is owed), and post ``draft`` for it."""
+        user_legs: dict[str, int] = {}
+        for line in returns:
+            if line.grant_id is None:
+                self._lower_debt(line.debit_entry_id, line.amount)
+                name = CREDIT
+            else:
+                grant = self.grants[line.grant_id]
+                self.grants[line.grant_id] = grant.spend(-line.amount)
+                name = f"grants.{grant.kind}"
+            user_legs[name] = user_legs.get(name, 0) + line.amount
+        self.post(replace(draft, postings=legs({CONSUMED: -draft.amount, **user_legs})))
+
+    def post(self, draft: EntryDraft) -> None:
         self.balance = MicroCredits(self.balance + draft.amount)
         self.entries.append(draft)
 
@@ -339,5 +381,5 @@ def _emptied(lines: Sequence[Line]) -> tuple[Line, ...]:
     return tuple(Line(line.grant_id, MicroCredits(0)) for line in lines)
 
 
-def _postings(legs: Mapping[str, int]) -> tuple[Posting, ...]:
-    return tuple(Posting(name, MicroCredits(amount)) for name, amount in legs.items() if amount)
+def _funding(repayments: Iterable[Repayment]) -> tuple[FundingDraft, ...]:
+    return tuple(FundingDraft(line.debit_entry_id, line.grant_id, line.amount) for line in repayments)

@@ -84,5 +84,12 @@ def mac(entry: Entry, previous: bytes | None, key: bytes) -> bytes:
     return hmac.new(key, canonical.encode("ascii"), hashlib.sha256).digest()
 
 
+def grant_mac(account_id: UUID, terms: Mapping[str, Any], key: bytes) -> bytes:
+    """HMAC-SHA-256 over a grant's terms: until a grant of the future is an entry, nothing else covers them."""
+    content = {"account": account_id.hex, "grant_terms": dict(terms)}
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hmac.new(key, canonical.encode("ascii"), hashlib.sha256).digest()
+
+
 def _hex(value: UUID | None) -> str | None:
     return None if value is None else value.hex

@@ -45,7 +45,13 @@ class Grant:
         """What a new hold, a debit or an expiry can take now; 0 unless the grant is active."""
         return MicroCredits(self.remaining - self.held if self.state is GrantState.ACTIVE else 0)
 
+    @property
+    def closed(self) -> bool:
+        """Whether nothing may remain of it but what running sessions hold."""
+        return self.state in {GrantState.EXPIRED, GrantState.VOIDED}
+
     def spend(self, amount: int) -> "Grant":
+        """Without ``amount`` of what remains; with that much more if it is negative."""
         return replace(self, remaining=MicroCredits(self.remaining - amount))
 
     def hold(self, amount: int) -> "Grant":
@@ -154,6 +160,14 @@ class Debt(NamedTuple):
 class Repayment(NamedTuple):
     debit_entry_id: UUID
     grant_id: UUID
+    amount: MicroCredits
+
+
+class Return(NamedTuple):
+    """``amount`` given back of what ``grant_id`` (null: credit that is still owed) paid of a debit."""
+
+    debit_entry_id: UUID
+    grant_id: UUID | None
     amount: MicroCredits
 
 

@@ -82,16 +82,20 @@ accounts = _distributed(
     _col("credit_limit", BigInteger),
     _col("seq", BigInteger),
     _col("event_seq", BigInteger),
+    Column("hold_seq", BigInteger, nullable=False, server_default="0"),
     _col("head_mac", BytesType, nullable=True),
     _col("head_key", Text, nullable=True),
     _col("last_entry_at", InstantType, nullable=True),
+    _col("last_change_at", InstantType, nullable=True),
     _col("next_due_at", InstantType, nullable=True),
     _col("rate_card", Text, nullable=True),
     _col("limits", JSONB),
     _col("suspended", Boolean),
     _col("alerts", JSONB, nullable=True),
+    _col("alert_level", Text, nullable=True),
     _col("created_at", InstantType),
 )
+Index("accounts_next_due_at_idx", accounts.c.next_due_at, postgresql_where=accounts.c.next_due_at.is_not(None))
 
 limit_changes = _distributed(
     "limit_changes",
@@ -119,10 +123,18 @@ grants = _distributed(
     _col("remaining", BigInteger),
     _col("held", BigInteger),
     _col("state", Text),
+    Column("announced", Boolean, nullable=False, server_default="false"),
+    _col("terms_key", Text, nullable=True),
+    _col("terms_mac", BytesType, nullable=True),
     UniqueConstraint("account_id", "reference"),
     _of_account(table="accounts"),
 )
 Index("grants_unspent_idx", grants.c.account_id, postgresql_where=(grants.c.remaining > 0))
+Index(
+    "grants_expiring_idx",
+    grants.c.expires_at,
+    postgresql_where=grants.c.expires_at.is_not(None) & ~grants.c.announced,
+)
 
 rate_cards = _table(
     "rate_cards",
@@ -170,6 +182,9 @@ sessions = _distributed(
     _of_account(table="accounts"),
 )
 Index("sessions_due_at_idx", sessions.c.due_at, postgresql_where=sessions.c.due_at.is_not(None))
+RUNNING: Final = ("starting", "unconfirmed", "live", "over", "review")
+"""States of sessions that may still cost something, as the index of them has it."""
+Index("sessions_running_idx", sessions.c.account_id, postgresql_where=sessions.c.state.in_(RUNNING))
 Index("sessions_requested_at_idx", sessions.c.requested_at, sessions.c.id)
 Index("sessions_account_requested_at_idx", sessions.c.account_id, sessions.c.requested_at, sessions.c.id)
 
@@ -207,6 +222,11 @@ hold_lines = _distributed(
     ForeignKeyConstraint(["account_id", "session_id"], ["holds.account_id", "holds.session_id"]),
     ForeignKeyConstraint(["account_id", "grant_id"], ["grants.account_id", "grants.id"]),
 )
+Index(
+    "hold_lines_credit_idx",
+    hold_lines.c.account_id,
+    postgresql_where=hold_lines.c.grant_id.is_(None) & (hold_lines.c.amount > 0),
+)
 
 hold_changes = _distributed(
     "hold_changes",
@@ -217,10 +237,12 @@ hold_changes = _distributed(
     _col("held_after", BigInteger),
     _col("why", Text),
     _col("at", InstantType),
+    _col("seq", BigInteger),
+    UniqueConstraint("account_id", "seq"),
     ForeignKeyConstraint(["account_id", "session_id"], ["holds.account_id", "holds.session_id"]),
     append_only=True,
 )
-Index("hold_changes_at_idx", hold_changes.c.account_id, hold_changes.c.at)
+Index("hold_changes_at_idx", hold_changes.c.account_id, hold_changes.c.at, hold_changes.c.seq)
 
 entries = _distributed(
     "entries",
@@ -243,6 +265,12 @@ entries = _distributed(
     UniqueConstraint("account_id", "natural_key"),
     _of_account(table="accounts"),
     append_only=True,
+)
+Index(
+    "entries_session_idx",
+    entries.c.account_id,
+    entries.c.session_id,
+    postgresql_where=entries.c.session_id.is_not(None),
 )
 Index("entries_created_at_idx", entries.c.account_id, entries.c.created_at, entries.c.seq)
 
@@ -269,6 +297,12 @@ funding = _distributed(
     append_only=True,
 )
 Index("funding_debit_entry_idx", funding.c.account_id, funding.c.debit_entry_id)
+Index(
+    "funding_credit_idx",
+    funding.c.account_id,
+    funding.c.debit_entry_id,
+    postgresql_where=funding.c.grant_id.is_(None),
+)
 
 ticks = _distributed(
     "ticks",
@@ -310,6 +344,7 @@ charges = _distributed(
     _col("document", BytesType),
     _col("entry_id", Uuid, nullable=True),
     _col("created_at", InstantType),
+    Column("rate_card_id", Uuid, ForeignKey("rate_cards.id"), nullable=True),
     _of_account("session_id", table="sessions"),
     append_only=True,
 )
@@ -328,6 +363,7 @@ idempotency = _distributed(
     _col("purge_at", InstantType),
 )
 Index("idempotency_purge_at_idx", idempotency.c.purge_at)
+Index("idempotency_sealed_idx", idempotency.c.created_at, postgresql_where=idempotency.c.sealed.is_not(None))
 
 events = _distributed(
     "events",

@@ -14,7 +14,13 @@ class EventType(StrEnum):
     SESSION_FAILED = "session.failed"
     SESSION_REVIEW = "session.review"
     GRANT_CREATED = "grant.created"
+    GRANT_EXPIRING = "grant.expiring"
     GRANT_EXPIRED = "grant.expired"
+    GRANT_VOIDED = "grant.voided"
+    BALANCE_LOW = "balance.low"
+    BALANCE_DEPLETED = "balance.depleted"
+    BALANCE_RECOVERED = "balance.recovered"
+    CHARGE_CORRECTED = "charge.corrected"
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,16 +13,41 @@ from uuid import UUID
 from sqlalchemy import Row, insert, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from app.core.account import Account, EntryDraft, Hold
-from app.core.chain import Entry, Funding, mac
+from app.core.account import Account, Hold
+from app.core.alerts import Level, Signal, level_of, signals
+from app.core.chain import Entry, Funding, grant_mac, mac
+from app.core.corrections import PaidDebit
+from app.core.entries import EntryDraft
 from app.core.ids import Kind, account_id_of, public_id
 from app.core.ledger import Grant, GrantKind, GrantState
 from app.core.units import Instant, MicroCredits, format_credits
 from app.db.database import Transaction
-from app.db.tables import accounts, entries, events, funding, grants, hold_changes, hold_lines, holds, postings
+from app.db.tables import (
+    accounts,
+    audit_log,
+    entries,
+    events,
+    funding,
+    grants,
+    hold_changes,
+    hold_lines,
+    holds,
+    limit_changes,
+    postings,
+)
 from app.events.outbox import Event, EventType
+from app.ledger.alerts import AlertThresholds
 from app.ledger.keys import LedgerKeys
-from app.ledger.rows import credit_reserved, debts_of, grant_of, hold_of, terms_document, unspent_grants
+from app.ledger.rows import (
+    credit_reserved,
+    debts_of,
+    grant_of,
+    hold_of,
+    last_limit_change,
+    loaded_grants,
+    paid_debits,
+    terms_document,
+)
 from app.ports.ids import Ids
 
 _ENTRY_COLUMNS: Final = (
@@ -62,6 +87,19 @@ class LedgerPorts:
 
     keys: LedgerKeys
     ids: Ids
+    thresholds: AlertThresholds
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Audit:
+    """Who does what to an account, and why, for those who ask later."""
+
+    actor: str
+    action: str
+    target: str
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
+    reason: str | None = None
 
 
 class Book:
@@ -75,6 +113,7 @@ class Book:
         row: Row[Any],
         account: Account,
         stored_grants: Mapping[UUID, Grant],
+        debits: Sequence[PaidDebit],
     ) -> None:
         self._transaction = transaction
         self._ports = ports
@@ -83,16 +122,30 @@ class Book:
         self._stored_holds = dict(account.holds)
         self._new_grants: dict[UUID, GrantTerms] = {}
         self._events: list[Event] = []
+        self._audits: list[Audit] = []
+        self._limit_change: str | None = None
+        self._changed: dict[str, Any] = {}
         self.now = now
+        # Booking time never runs back within an account, whatever our clock does.
+        self.booked_at = now if row.last_change_at is None else max(now, row.last_change_at)
         self.account = account
+        self.debits = debits
         self.account_id: UUID = row.account_id
         self.user_id: str = row.user_id
         self.rate_card: str | None = row.rate_card
         self.limits: Mapping[str, Any] = row.limits
         self.suspended: bool = row.suspended
+        self.alerts: Mapping[str, Any] | None = row.alerts
 
     def grant(self, terms: GrantTerms) -> UUID:
         """Give credits by ``terms``; answers the grant's id."""
+        grant, document = self.new_grant(terms, GrantState.SCHEDULED)
+        self.account.grant(grant, document)
+        return grant.id
+
+    def new_grant(self, terms: GrantTerms, state: GrantState) -> tuple[Grant, dict[str, Any]]:
+        """A grant by ``terms`` that will be written, with its terms as its entry bears them; giving it is up to the
+        caller."""
         grant = Grant(
             id=self._ports.ids.new(),
             kind=terms.kind,
@@ -103,15 +156,28 @@ class Book:
             created_at=self.now,
             remaining=terms.amount,
             held=MicroCredits(0),
-            state=GrantState.SCHEDULED,
+            state=state,
         )
         self._new_grants[grant.id] = terms
-        self.account.grant(grant, terms_document(grant, terms.cost_basis, terms.reference))
         self.emit(
             EventType.GRANT_CREATED,
-            {"grant_id": self._public_grant(grant.id), "amount": format_credits(terms.amount)},
+            {"grant_id": self.public_grant(grant.id), "amount": format_credits(terms.amount)},
         )
-        return grant.id
+        return grant, terms_document(grant, terms.cost_basis, terms.reference)
+
+    def change(self, **values: Any) -> None:
+        """Change settings of the account: ``rate_card``, ``limits``, ``suspended``, ``alerts``."""
+        self._changed |= values
+
+    def change_credit_limit(self, limit: MicroCredits, reason: str) -> None:
+        """Set how far the account may go into debt. Below its debt it stops starts, and nothing else."""
+        if limit != self.account.credit_limit:
+            self.account.credit_limit = limit
+            self._limit_change = reason
+
+    def audit(self, audit: Audit) -> None:
+        """Write down who did what: it is there exactly if this transaction commits."""
+        self._audits.append(audit)
 
     def emit(self, kind: EventType, data: Mapping[str, Any]) -> None:
         """Put an event into the outbox: it exists exactly if this transaction commits."""
@@ -126,9 +192,14 @@ class Book:
         await self._write_grants()
         written, head = self._chained()
         await self._write_entries(written)
-        await self._write_holds()
+        hold_seq = await self._write_holds()
+        await self._write_limit()
+        level = await self._judge()
         event_seq = await self._write_events()
+        await self._write_audits()
         account = self.account
+        if written or account.hold_changes or self._limit_change is not None:
+            head["last_change_at"] = self.booked_at
         await self._transaction.execute(
             update(accounts)
             .where(accounts.c.account_id == self.account_id)
@@ -136,36 +207,51 @@ class Book:
                 balance=account.balance,
                 debt=account.debt,
                 held=account.held,
+                credit_limit=account.credit_limit,
                 next_due_at=account.next_due_at,
                 event_seq=event_seq,
+                hold_seq=hold_seq,
+                alert_level=level,
+                **self._changed,
                 **head,
             )
         )
         return {entry.natural_key: entry.id for entry, _ in written}
 
+    async def _judge(self) -> str | None:
+        """The account's alert level after this; what there is to say about it goes into the outbox."""
+        stored: str | None = self._row.alert_level
+        if not self.account.entries and not self._changed.keys() & {"alerts", "rate_card"}:
+            return stored
+        before = None if stored is None else Level(stored)
+        rate_card = self._changed.get("rate_card", self.rate_card)
+        alerts = self._changed.get("alerts", self.alerts)
+        thresholds = await self._ports.thresholds(self._transaction, rate_card, alerts, self.now)
+        balance = self.account.balance
+        after = level_of(before, balance, thresholds)
+        for signal in signals(before, after, balance, thresholds):
+            threshold = thresholds.low if signal is Signal.LOW else thresholds.depleted
+            told = {} if signal is Signal.RECOVERED else {"threshold": format_credits(threshold or MicroCredits(0))}
+            self.emit(EventType(signal), {"balance": format_credits(balance), "level": after.value, **told})
+        return after.value
+
     def _chained(self) -> tuple[list[tuple[Entry, bytes]], dict[str, Any]]:
         """The new entries with their MACs, and the account's head after them."""
-        key_id, previous, created_at, seq = (
-            self._row.head_key,
-            self._row.head_mac,
-            self._row.last_entry_at,
-            self._row.seq,
-        )
+        key_id, previous, seq = self._row.head_key, self._row.head_mac, self._row.seq
         balance = MicroCredits(self._row.balance)
         written: list[tuple[Entry, bytes]] = []
         for draft in self.account.entries:
             seq += 1
             balance = MicroCredits(balance + draft.amount)
-            # Booking time never runs back within an account, whatever our clock does.
-            created_at = self.now if created_at is None else max(self.now, created_at)
             key_id = self._ports.keys.current_id
-            entry = self._entry(draft, seq, balance, created_at, key_id)
+            entry = self._entry(draft, seq, balance, key_id)
             previous = mac(entry, previous, self._ports.keys.current)
             written.append((entry, previous))
-        head = {"seq": seq, "head_mac": previous, "head_key": key_id, "last_entry_at": created_at}
+        last_entry_at = self.booked_at if written else self._row.last_entry_at
+        head = {"seq": seq, "head_mac": previous, "head_key": key_id, "last_entry_at": last_entry_at}
         return written, head
 
-    def _entry(self, draft: EntryDraft, seq: int, balance: MicroCredits, created_at: Instant, key_id: str) -> Entry:
+    def _entry(self, draft: EntryDraft, seq: int, balance: MicroCredits, key_id: str) -> Entry:
         entry_id = self._ports.ids.new()
         return Entry(
             account_id=self.account_id,
@@ -177,10 +263,10 @@ class Book:
             balance_after=balance,
             session_id=draft.session_id,
             grant_id=draft.grant_id,
-            reverses=None,
-            reason=None,
+            reverses=draft.reverses,
+            reason=draft.reason,
             reference=draft.reference,
-            created_at=created_at,
+            created_at=self.booked_at,
             postings=draft.postings,
             funding=[Funding(line.debit_entry_id or entry_id, line.grant_id, line.amount) for line in draft.funding],
             terms=draft.terms,
@@ -189,8 +275,10 @@ class Book:
         )
 
     async def _write_grants(self) -> None:
+        keys = self._ports.keys
         for grant_id, terms in self._new_grants.items():
             grant = self.account.grants[grant_id]
+            document = terms_document(grant, terms.cost_basis, terms.reference)
             await self._transaction.execute(
                 insert(grants).values(
                     account_id=self.account_id,
@@ -207,6 +295,9 @@ class Book:
                     cost_basis=terms.cost_basis,
                     reference=terms.reference,
                     metadata=dict(terms.metadata),
+                    announced=False,
+                    terms_key=keys.current_id,
+                    terms_mac=grant_mac(self.account_id, document, keys.current),
                 )
             )
         for grant_id, before in self._stored_grants.items():
@@ -241,7 +332,7 @@ class Book:
             if rows:
                 await self._transaction.execute(insert(table), rows)
 
-    async def _write_holds(self) -> None:
+    async def _write_holds(self) -> int:
         for session_id, hold in self.account.holds.items():
             before = self._stored_holds.get(session_id)
             if hold != before:
@@ -254,12 +345,14 @@ class Book:
                 "delta": change.delta,
                 "held_after": change.held_after,
                 "why": change.why,
-                "at": self.now,
+                "at": self.booked_at,
+                "seq": seq,
             }
-            for change in self.account.hold_changes
+            for seq, change in enumerate(self.account.hold_changes, self._row.hold_seq + 1)
         ]
         if rows:
             await self._transaction.execute(insert(hold_changes), rows)
+        return int(self._row.hold_seq) + len(rows)
 
     async def _write_hold(self, session_id: UUID, hold: Hold, *, new: bool) -> None:
         key = {"account_id": self.account_id, "session_id": session_id}
@@ -291,7 +384,7 @@ class Book:
 
     async def _write_events(self) -> int:
         for grant_id in self.account.expired_grants:
-            self.emit(EventType.GRANT_EXPIRED, {"grant_id": self._public_grant(grant_id)})
+            self.emit(EventType.GRANT_EXPIRED, {"grant_id": self.public_grant(grant_id)})
         first: int = self._row.event_seq + 1
         rows = [
             {
@@ -308,7 +401,38 @@ class Book:
             await self._transaction.execute(insert(events), rows)
         return int(self._row.event_seq) + len(rows)
 
-    def _public_grant(self, grant_id: UUID) -> str:
+    async def _write_limit(self) -> None:
+        if self._limit_change is None:
+            return
+        await self._transaction.execute(
+            insert(limit_changes).values(
+                account_id=self.account_id,
+                n=await last_limit_change(self._transaction, self.account_id) + 1,
+                credit_limit=self.account.credit_limit,
+                reason=self._limit_change,
+                at=self.booked_at,
+            )
+        )
+
+    async def _write_audits(self) -> None:
+        rows = [
+            {
+                "account_id": self.account_id,
+                "id": self._ports.ids.new(),
+                "actor": audit.actor,
+                "action": audit.action,
+                "target": audit.target,
+                "before": None if audit.before is None else dict(audit.before),
+                "after": None if audit.after is None else dict(audit.after),
+                "reason": audit.reason,
+                "at": self.booked_at,
+            }
+            for audit in self._audits
+        ]
+        if rows:
+            await self._transaction.execute(insert(audit_log), rows)
+
+    def public_grant(self, grant_id: UUID) -> str:
         return public_id(Kind.GRANT, self.account_id, grant_id)
 
 
@@ -318,8 +442,12 @@ async def open_book(
     account_id: UUID,
     now: Instant,
     sessions: Sequence[UUID] = (),
+    *,
+    correcting: UUID | None = None,
 ) -> Book | None:
     """Lock an account and open it, with the holds of ``sessions``; null if there is no such account.
+
+    ``correcting``: a session whose charge may be given back, so its debits are read and the grants that paid them.
 
     Several accounts in one transaction are opened in the order of their ids, so that no two transactions wait for each
     other.
@@ -329,14 +457,17 @@ async def open_book(
     ).one_or_none()
     if row is None:
         return None
-    grant_rows = await unspent_grants(transaction, account_id)
+    debits = [] if correcting is None else await paid_debits(transaction, account_id, correcting)
+    paying = {line.grant_id for debit in debits for line in (*debit.drawn, *debit.repaid)} - {None}
+    grant_rows = await loaded_grants(transaction, account_id, [grant for grant in paying if grant is not None])
     account = await _account(transaction, row, grant_rows, now, sessions)
-    return Book(transaction, ports, now, row, account, {grant.id: grant_of(grant) for grant in grant_rows})
+    stored = {grant.id: grant_of(grant) for grant in grant_rows}
+    return Book(transaction, ports, now, row, account, stored, debits)
 
 
 async def account_now(transaction: Transaction, row: Row[Any], now: Instant) -> Account:
     """The account in ``row`` as it is at ``now``, to look at: nothing of it is ever written."""
-    return await _account(transaction, row, await unspent_grants(transaction, row.account_id), now, ())
+    return await _account(transaction, row, await loaded_grants(transaction, row.account_id), now, ())
 
 
 async def _account(
@@ -354,8 +485,8 @@ async def _account(
         grants=stored.values(),
         terms={g.id: terms_document(stored[g.id], g.cost_basis, g.reference) for g in grant_rows},
         holds={session_id: hold for session_id, hold in found.items() if hold is not None},
-        debts=await debts_of(transaction, account_id) if row.debt else [],
-        credit_reserved=await credit_reserved(transaction, account_id) if row.credit_limit else MicroCredits(0),
+        debts=await debts_of(transaction, account_id, row.debt),
+        credit_reserved=await credit_reserved(transaction, account_id),
     )
 
 
@@ -375,6 +506,7 @@ async def open_book_of_user(transaction: Transaction, ports: LedgerPorts, user_i
                 credit_limit=0,
                 seq=0,
                 event_seq=0,
+                hold_seq=0,
                 limits={},
                 suspended=False,
                 created_at=now,

@@ -1,21 +1,29 @@
 """Reading what a book is opened with."""
 
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Row, case, func, select
 
-from app.core.account import Hold
+from app.core.account import BrokenLedger, Hold
+from app.core.corrections import PaidDebit
+from app.core.entries import EntryKind
 from app.core.ledger import Debt, Grant, GrantKind, GrantState, Line
 from app.core.units import MicroCredits
 from app.db.database import Transaction
-from app.db.tables import entries, funding, grants, hold_lines, holds
+from app.db.tables import entries, funding, grants, hold_lines, holds, limit_changes
+
+_DEBTS_AT_ONCE: Final = 200
 
 
-async def unspent_grants(transaction: Transaction, account_id: UUID) -> Sequence[Row[Any]]:
-    statement = select(grants).where(grants.c.account_id == account_id, grants.c.remaining > 0)
-    return (await transaction.execute(statement)).all()
+async def loaded_grants(transaction: Transaction, account_id: UUID, besides: Sequence[UUID] = ()) -> Sequence[Row[Any]]:
+    """The grants of which something remains and, spent or not, those named ``besides``."""
+    wanted = grants.c.remaining > 0
+    if besides:
+        wanted |= grants.c.id.in_(besides)
+    return (await transaction.execute(select(grants).where(grants.c.account_id == account_id, wanted))).all()
 
 
 def grant_of(row: Row[Any]) -> Grant:
@@ -74,16 +82,94 @@ async def credit_reserved(transaction: Transaction, account_id: UUID) -> MicroCr
     return MicroCredits(int((await transaction.execute(statement)).scalar_one()))
 
 
-async def debts_of(transaction: Transaction, account_id: UUID) -> list[Debt]:
-    """Debits drawn on credit and not repaid, oldest first."""
-    owed = func.sum(case((funding.c.entry_id == funding.c.debit_entry_id, funding.c.amount), else_=-funding.c.amount))
-    drawn_or_repaid = funding.c.grant_id.is_(None) | (funding.c.entry_id != funding.c.debit_entry_id)
+async def last_limit_change(transaction: Transaction, account_id: UUID) -> int:
+    """The number of the account's last change of its credit limit; 0 if there was none."""
+    statement = select(func.coalesce(func.max(limit_changes.c.n), 0)).where(limit_changes.c.account_id == account_id)
+    return int((await transaction.execute(statement)).scalar_one())
+
+
+async def debts_of(transaction: Transaction, account_id: UUID, debt: MicroCredits) -> list[Debt]:
+    """Debits drawn on credit and not yet repaid or given back, oldest first; together they are ``debt``.
+
+    Debits that ever drew on credit are read from the latest back until they explain the whole debt: the oldest is
+    repaid first, so what is long paid is not read again and again.
+    """
+    found: list[tuple[int, Debt]] = []
+    left = int(debt)
+    before: UUID | None = None
+    while left:
+        ids = (
+            select(funding.c.debit_entry_id)
+            .where(funding.c.account_id == account_id, funding.c.grant_id.is_(None))
+            .distinct()
+            .order_by(funding.c.debit_entry_id.desc())
+            .limit(_DEBTS_AT_ONCE)
+        )
+        if before is not None:
+            ids = ids.where(funding.c.debit_entry_id < before)
+        page = list((await transaction.execute(ids)).scalars())
+        if not page:
+            raise BrokenLedger("no debits explain the account's debt")
+        before = page[-1]
+        for debt_of_one in await _owed(transaction, account_id, page):
+            found.append(debt_of_one)
+            left -= debt_of_one[1].amount
+    return [one for _, one in sorted(found)]
+
+
+async def _owed(transaction: Transaction, account_id: UUID, debits: Sequence[UUID]) -> list[tuple[int, Debt]]:
+    """What is owed of each of these debits, with the number of its entry; those of which nothing is, left out."""
+    # Drawn on credit, less what was given back of that (a negative line), less what grants repaid of it.
+    owed = func.sum(case((funding.c.grant_id.is_(None), funding.c.amount), else_=-funding.c.amount))
+    repaid = (funding.c.entry_id != funding.c.debit_entry_id) & (funding.c.amount > 0)
     rows = await transaction.execute(
-        select(funding.c.debit_entry_id, owed.label("owed"))
+        select(funding.c.debit_entry_id, entries.c.seq, owed.label("owed"))
         .join(entries, (entries.c.account_id == funding.c.account_id) & (entries.c.id == funding.c.debit_entry_id))
-        .where(funding.c.account_id == account_id, drawn_or_repaid)
+        .where(
+            funding.c.account_id == account_id,
+            funding.c.debit_entry_id.in_(debits),
+            funding.c.grant_id.is_(None) | repaid,
+        )
         .group_by(funding.c.debit_entry_id, entries.c.seq)
         .having(owed > 0)
-        .order_by(entries.c.seq)
     )
-    return [Debt(row.debit_entry_id, MicroCredits(int(row.owed))) for row in rows]
+    return [(row.seq, Debt(row.debit_entry_id, MicroCredits(int(row.owed)))) for row in rows]
+
+
+async def paid_debits(transaction: Transaction, account_id: UUID, session_id: UUID) -> list[PaidDebit]:
+    """What a session was debited, oldest first, and what became of the funding of each debit."""
+    debits = list(
+        (
+            await transaction.execute(
+                select(entries.c.id)
+                .where(
+                    entries.c.account_id == account_id,
+                    entries.c.session_id == session_id,
+                    entries.c.kind.in_([EntryKind.CHARGE.value, EntryKind.RERATE.value]),
+                    entries.c.amount < 0,
+                )
+                .order_by(entries.c.seq)
+            )
+        ).scalars()
+    )
+    drawn: dict[UUID, list[Line]] = defaultdict(list)
+    repaid: dict[UUID, list[Line]] = defaultdict(list)
+    returned: dict[UUID, list[Line]] = defaultdict(list)
+    rows = await transaction.execute(
+        select(funding)
+        .join(entries, (entries.c.account_id == funding.c.account_id) & (entries.c.id == funding.c.entry_id))
+        .where(funding.c.account_id == account_id, funding.c.debit_entry_id.in_(debits))
+        .order_by(entries.c.seq, funding.c.line)
+    )
+    for row in rows:
+        debit = row.debit_entry_id
+        if row.amount < 0:
+            returned[debit].append(Line(row.grant_id, MicroCredits(-row.amount)))
+        else:
+            (drawn if row.entry_id == debit else repaid)[debit].append(Line(row.grant_id, row.amount))
+    return [
+        PaidDebit(
+            entry_id=debit, drawn=tuple(drawn[debit]), repaid=tuple(repaid[debit]), returned=tuple(returned[debit])
+        )
+        for debit in debits
+    ]

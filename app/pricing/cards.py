@@ -99,7 +99,14 @@ async def find_card(transaction: Transaction, text: str, now: Instant) -> Stored
     card_id = parse_reference_id(Kind.RATE_CARD, text)
     if card_id is not None:
         return await card_by_id(transaction, card_id)
-    return next((card for card in await current_cards(transaction, now) if card.card.name == text), None)
+    in_force = (
+        select(rate_cards)
+        .where(rate_cards.c.name == text, rate_cards.c.effective_at <= now)
+        .order_by(rate_cards.c.effective_at.desc(), rate_cards.c.version.desc())
+        .limit(1)
+    )
+    row = (await transaction.execute(in_force)).one_or_none()
+    return None if row is None else stored_card(row)
 
 
 async def default_card(transaction: Transaction, now: Instant) -> StoredCard:
@@ -108,6 +115,12 @@ async def default_card(transaction: Transaction, now: Instant) -> StoredCard:
     if card is None:
         raise RuntimeError("there is no default rate card in force")
     return card
+
+
+async def card_of_account(transaction: Transaction, own: str | None, now: Instant) -> StoredCard:
+    """What an account's own choice of a card (its name or id) comes to now: that card, else the default."""
+    card = None if own is None else await find_card(transaction, own, now)
+    return card or await default_card(transaction, now)
 
 
 async def choose_card(transaction: Transaction, persona: str, scenario: str, now: Instant) -> StoredCard:

@@ -12,7 +12,8 @@ from uuid import UUID
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from app.core.account import Account, EntryDraft, EntryKind, Hold
+from app.core.account import Account, Hold
+from app.core.entries import EntryDraft, EntryKind
 from app.core.ledger import Debt, Grant, GrantKind, GrantState
 from app.core.units import Instant, MicroCredits
 

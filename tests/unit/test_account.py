@@ -5,8 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from app.core.account import Account, BrokenLedger, EntryDraft
+from app.core.account import Account, BrokenLedger
 from app.core.chain import Posting
+from app.core.entries import EntryDraft
 from app.core.ledger import Debt, Grant
 from app.core.units import Instant, MicroCredits
 from tests.support.ledger import (

@@ -1,0 +1,48 @@
+"""What commands share: the database that the settings name, and how results and faults are told."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from typer import Option
+
+from app.db.database import Database
+from app.http.answers import encode
+from app.running import database_of
+from app.settings import Settings, load_settings
+
+AsJson = Annotated[bool, Option("--json", help="Print JSON for scripts instead of tables.")]
+DataDir = Annotated[Path | None, Option(help="The embedded database's folder, for TALKTIME_DATA_DIR.")]
+
+Result = TypeVar("Result")
+
+
+def settings_with(data_dir: Path | None) -> Settings:
+    """The settings, with another folder for the embedded database if one is given."""
+    return load_settings(**({} if data_dir is None else {"data_dir": data_dir}))
+
+
+def with_database(settings: Settings, work: Callable[[Database], Awaitable[Result]]) -> Result:
+    """Do ``work`` on the database that the settings name; an embedded one is started for it if it is down."""
+
+    async def run(url: str) -> Result:
+        database = Database(url, pool_size=1)
+        try:
+            return await work(database)
+        finally:
+            await database.close()
+
+    with database_of(settings) as databases:
+        return asyncio.run(run(databases.service))
+
+
+def print_json(document: dict[str, Any]) -> None:
+    typer.echo(encode(document).decode())
+
+
+def fail(message: str) -> NoReturn:
+    """End the command with a message and exit code 2."""
+    typer.echo(message, err=True)
+    raise typer.Exit(2)
