@@ -677,7 +677,7 @@ async def test_an_unknown_persona_is_refused_by_the_provider_and_releases_the_ho
     response = await talktime.client.post(
         "/v1/sessions", json={"user_id": user, "persona": "nobody", "scenario": "talk"}
     )
-    document = problem(response, 502, "provider-refused")
+    document = problem(response, 422, "persona-not-accepted")
     session = await talktime.get(f"/v1/sessions/{document['session_id']}")
     assert (session["state"], session["held"], session["charged"]) == ("failed", "0", None)
     assert await talktime.balance(user) == before
