@@ -115,6 +115,12 @@ def _positive(amount: int) -> int:
     return amount
 
 
+def _not_zero(amount: int) -> int:
+    if amount == 0:
+        raise InvalidQuantity("must not be 0")
+    return amount
+
+
 def _at_most_one(factor: int) -> int:
     if factor > 1_000_000:
         raise InvalidQuantity("must be at most 1")
@@ -141,6 +147,13 @@ PositiveCredits = Annotated[
     PlainValidator(_reader(lambda v: MicroCredits(_positive(parse_credits(_money_text(v)))))),
     WithJsonSchema(_DECIMAL_SCHEMA),
 ]
+
+SignedCredits = Annotated[
+    MicroCredits,
+    PlainValidator(_reader(lambda v: MicroCredits(_not_zero(parse_credits(_money_text(v)))))),
+    WithJsonSchema(_DECIMAL_SCHEMA),
+]
+"""An amount of credits other than 0, as a decimal string."""
 
 Factor = Annotated[
     int,
@@ -173,6 +186,16 @@ Text = Annotated[
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_TEXT}),
 ]
 """Printable text of 1 to 128 characters."""
+
+MAX_REASON = 500
+"""Characters of a reason."""
+
+Reason = Annotated[
+    str,
+    PlainValidator(_reader(lambda v: printable(_plain_text(v), MAX_REASON))),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_REASON}),
+]
+"""Why a person corrects something: printable text of 1 to 500 characters, kept for ever."""
 
 MAX_METADATA = 8_192
 """Characters of a metadata object as compact JSON."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 import structlog
 from fastapi import Depends, FastAPI
@@ -18,9 +18,11 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
+from app.accounts.correction_routes import correction_routes
 from app.accounts.routes import account_routes
+from app.accounts.settings_routes import settings_routes
 from app.core.ids import AccountThing
-from app.core.units import US_PER_S, Micros, datetime_of
+from app.core.units import US_PER_DAY, US_PER_S, Micros, datetime_of
 from app.db.database import Database, DatabaseUnavailable, disagreement
 from app.db.durable import DurableStatements
 from app.errors import INTERNAL, INVALID_REQUEST, METHOD_NOT_ALLOWED, NOT_FOUND, UNAVAILABLE, Code, Problem
@@ -31,9 +33,11 @@ from app.heartbeats.endpoint import PATH, HeartbeatEndpoint
 from app.heartbeats.writer import TickWriter
 from app.http.answers import problem_response
 from app.http.auth import Authenticator
+from app.http.idempotency import purge
 from app.http.parameters import known_parameters
 from app.keys import KeyRing, Purpose
 from app.ledger.book import LedgerPorts
+from app.ledger.due import post_due
 from app.ledger.keys import LedgerKeys, ledger_keys_of
 from app.ports.clock import Clock, SystemClock
 from app.ports.ids import TimeOrderedIds
@@ -42,10 +46,12 @@ from app.pricing.cards import ensure_default_card
 from app.pricing.routes import pricing_routes
 from app.pricing.thresholds import CardThresholds
 from app.schedule.alarms import Alarms
+from app.schedule.jobs import Jobs
 from app.sessions.routes import session_routes
 from app.sessions.start import StartLimits, Starts
 from app.sessions.tokens import WebhookTokens
 from app.settings import BadSettings, Settings
+from app.settlement.correction_routes import session_correction_routes
 from app.settlement.leases import LEASE_MARGIN, Leases
 from app.settlement.reconciler import ReconcileLimits, Reconciler
 from app.settlement.routes import settlement_routes
@@ -57,6 +63,8 @@ FASTEST_WAKE_S: Final = 0.05
 """But no more often than this, in seconds of real time."""
 
 CLOCK_CHECK_S: Final = 10.0
+PURGE_CHECK_S: Final = 60.0
+PURGE_EVERY: Final = Micros(600 * US_PER_S)
 PARTITION_CHECK_S: Final = 3600.0
 PARTITION_DAYS: Final = 7
 """Partitions for heartbeats are made so many days ahead."""
@@ -140,6 +148,7 @@ class Service:
             clock=self._clock,
             randomness=randomness,
         )
+        self._jobs = Jobs(self.database, self._clock, ids)
         self._alarms = Alarms()
         self._reconcile_interval = settings.reconcile_interval_s
         self._rounds: set[asyncio.Task[object]] = set()
@@ -165,7 +174,16 @@ class Service:
         for router in (
             session_routes(self.database, self.starts),
             settlement_routes(self.database, self.reconciler),
+            session_correction_routes(
+                self.database,
+                self.ledger,
+                self._clock,
+                goodwill=Micros(settings.goodwill_days * US_PER_DAY),
+                rerate_window=settings.rerate_window_s,
+            ),
             account_routes(self.database, self.ledger, self._clock, settings.max_session_s),
+            correction_routes(self.database, self.ledger, self._clock),
+            settings_routes(self.database, self.ledger, self._clock, settings.min_session_s),
             pricing_routes(self.database, self._ids, self._clock),
         ):
             api.include_router(router, dependencies=called)
@@ -220,6 +238,8 @@ class Service:
         wake = Micros(min(SLOWEST_WAKE, self._reconcile_interval // 10))
         wake_s = max(FASTEST_WAKE_S, self._clock.real_seconds(wake))
         self._alarms.every(wake_s, "reconcile", self._reconcile_round)
+        self._alarms.every(wake_s, "due", self.post_due)
+        self._alarms.every(PURGE_CHECK_S, "purge", self.purge)
         self._alarms.every(CLOCK_CHECK_S, "clock", self.check_clock)
         self._alarms.every(PARTITION_CHECK_S, "partitions", self.make_partitions)
         self._alarms.start()
@@ -256,6 +276,14 @@ class Service:
         """Make the partitions in which heartbeats of the next days are kept."""
         await self.database.create_tick_partitions(datetime_of(self._clock.now()).date().isoformat(), PARTITION_DAYS)
 
+    async def post_due(self) -> None:
+        """Post what time has brought to accounts that nobody touches."""
+        await self._jobs.run("post-due", SLOWEST_WAKE, lambda: post_due(self.database, self.ledger, self._clock.now()))
+
+    async def purge(self) -> None:
+        """Forget stored answers that were kept long enough."""
+        await self._jobs.run("purge", PURGE_EVERY, lambda: purge(self.database, self._clock.now()))
+
     async def reconcile(self, session: AccountThing) -> object:
         """Work on one session now."""
         return await self.reconciler.reconcile(session, now_please=True)
@@ -274,7 +302,15 @@ class _Front:
         elif scope["type"] == "http" and (fault := _address_fault(scope)) is not None:
             await problem_response(Problem(INVALID_REQUEST, fault))(scope, receive, send)
         else:
-            await self._api(scope, receive, send)
+            await self._api(_segmented(scope), receive, send)
+
+
+def _segmented(scope: Scope) -> Scope:
+    """The request with its path still percent-encoded, so that a user's id with a slash in it stays one segment."""
+    raw_path: bytes | None = scope.get("raw_path")
+    if scope["type"] != "http" or raw_path is None or b"%" not in raw_path:
+        return scope
+    return {**scope, "path": "/".join(quote(unquote_to_bytes(part), safe="") for part in raw_path.split(b"/"))}
 
 
 _BROKEN_ENCODING: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")

@@ -28,9 +28,7 @@ WITHOUT_EFFECT: Final = frozenset(
     {
         "TALKTIME_CORS_ORIGINS",
         "TALKTIME_EVENTS_ALLOW_PRIVATE_TARGETS",
-        "TALKTIME_GOODWILL_DAYS",
         "TALKTIME_PROVIDER_MAX_RPS",
-        "TALKTIME_RERATE_WINDOW_S",
         "TALKTIME_TICK_RETENTION_DAYS",
     }
 )
@@ -130,6 +128,8 @@ class Settings(BaseSettings):
     no_heartbeat_grace_s: Seconds = _s(600)
     evidence_wait_s: PositiveSeconds = _s(86400)
     review_after_s: PositiveSeconds = _s(86400)
+    goodwill_days: Annotated[int, Field(ge=1, le=36_500)] = 30
+    rerate_window_s: Seconds = _s(259200)
     provider_timeout_s: PositiveSeconds = _s(10)
 
     log_format: Annotated[str, Field(pattern="^(json|text)$")] = "json"

@@ -18,7 +18,7 @@ from app.db.tables import grants
 from app.documents import Credits, Document, Metadata, Moment, PlainString, PositiveCredits, Text, WholeNumber
 from app.errors import REFERENCE_CONFLICT, Problem, invalid
 from app.http.pages import make_cursor, page, read_cursor
-from app.ledger.book import GrantTerms, LedgerPorts, open_book_of_user
+from app.ledger.book import Audit, GrantTerms, LedgerPorts, open_book_of_user
 
 MAX_PRIORITY = 100
 MAX_BALANCE = 8 * 10**18
@@ -45,7 +45,7 @@ class GrantDocument(Document):
 
 
 async def give(
-    transaction: Transaction, ledger: LedgerPorts, user_id: str, asked: GrantDocument, now: Instant
+    transaction: Transaction, ledger: LedgerPorts, user_id: str, asked: GrantDocument, now: Instant, actor: str
 ) -> tuple[dict[str, Any], bool]:
     """Grant credits; the grant's document, and whether it is new.
 
@@ -74,6 +74,14 @@ async def give(
             cost_basis=asked.cost_basis,
             reference=asked.reference,
             metadata=asked.metadata,
+        )
+    )
+    book.audit(
+        Audit(
+            actor=actor,
+            action="grant.create",
+            target=book.public_grant(grant_id),
+            after={"user_id": user_id, "amount": format_credits(asked.amount), "kind": asked.kind.value},
         )
     )
     await book.close()

@@ -10,10 +10,10 @@ from app.accounts.statements import statement_page
 from app.core.ids import account_id_of
 from app.core.units import Micros
 from app.db.database import Database, Transaction
-from app.documents import decode, validate
 from app.http.answers import Answer, json_response
-from app.http.bodies import UserIdPath, checked_user_id, instant_parameter, read_bounded, takes
-from app.http.idempotency import idempotency_key, write_once
+from app.http.auth import actor_of
+from app.http.bodies import UserIdPath, checked_user_id, instant_parameter, takes
+from app.http.idempotency import read_keyed, write_once
 from app.http.pages import Cursor, Limit, page_limit
 from app.ledger.book import LedgerPorts
 from app.ports.clock import Clock
@@ -21,15 +21,15 @@ from app.ports.clock import Clock
 
 def account_routes(database: Database, ledger: LedgerPorts, clock: Clock, longest: Micros) -> APIRouter:
     """The routes; ``longest`` is the longest session, which bounds ``talk_time_s``."""
-    router = APIRouter(prefix="/v1/users", tags=["users"])
+    router = APIRouter(prefix="/v1", tags=["users"])
 
-    @router.get("/{user_id:path}/balance", summary="What a user has, holds and can still spend")
+    @router.get("/users/{user_id}/balance", summary="What a user has, holds and can still spend")
     async def balance(user_id: UserIdPath) -> Response:
         user_id = checked_user_id(user_id)
         async with database.reading() as transaction:
             return json_response(await balance_document(transaction, user_id, clock.now(), longest))
 
-    @router.get("/{user_id:path}/entries", summary="A user's statement, newest first")
+    @router.get("/users/{user_id}/entries", summary="A user's statement, newest first")
     async def entries(
         user_id: UserIdPath,
         kind: str | None = None,
@@ -53,7 +53,7 @@ def account_routes(database: Database, ledger: LedgerPorts, clock: Clock, longes
             raise unknown_user(user_id)
         return json_response(found)
 
-    @router.get("/{user_id:path}/grants", summary="A user's grants, newest first")
+    @router.get("/users/{user_id}/grants", summary="A user's grants, newest first")
     async def list_grants(user_id: UserIdPath, limit: Limit = None, cursor: Cursor = None) -> Response:
         user_id = checked_user_id(user_id)
         async with database.reading() as transaction:
@@ -62,16 +62,16 @@ def account_routes(database: Database, ledger: LedgerPorts, clock: Clock, longes
             raise unknown_user(user_id)
         return json_response(found)
 
-    @router.post("/{user_id:path}/grants", summary="Grant credits", status_code=201, openapi_extra=takes(GrantDocument))
+    @router.post(
+        "/users/{user_id}/grants", summary="Grant credits", status_code=201, openapi_extra=takes(GrantDocument)
+    )
     async def grant(user_id: UserIdPath, request: Request) -> Response:
         user_id = checked_user_id(user_id)
-        body = await read_bounded(request)
-        asked = validate(GrantDocument, decode(body))
-        key = idempotency_key(request, body)
+        asked, key = await read_keyed(request, GrantDocument)
         now = clock.now()
 
         async def work(transaction: Transaction) -> Answer:
-            document, new = await give(transaction, ledger, user_id, asked, now)
+            document, new = await give(transaction, ledger, user_id, asked, now, actor_of(request))
             return Answer(201 if new else 200, document)
 
         return await write_once(database, account_id_of(user_id), key, now, work)

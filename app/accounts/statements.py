@@ -48,6 +48,16 @@ async def statement_page(
     return page(documents, make_cursor(shown[-1].seq) if len(rows) > limit else None)
 
 
+async def entry_documents(
+    transaction: Transaction, account_id: UUID, entry_ids: Sequence[UUID]
+) -> list[dict[str, Any]]:
+    """Entries of an account as the statement shows them, in their order."""
+    rows = await transaction.execute(
+        select(entries).where(entries.c.account_id == account_id, entries.c.id.in_(entry_ids)).order_by(entries.c.seq)
+    )
+    return await _documents(transaction, account_id, rows.all())
+
+
 async def _documents(transaction: Transaction, account_id: UUID, rows: Sequence[Row[Any]]) -> list[dict[str, Any]]:
     lines: dict[UUID, list[dict[str, Any]]] = {}
     found = await transaction.execute(

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from app.core.entries import CONSUMED, CREDIT, EXPIRED, VOIDED, EntryDraft, EntryKind, FundingDraft, legs
 from app.core.ledger import Debt, Draw, Grant, GrantState, Line, Repayment, Return, allocate, draw, lower, repay
-from app.core.units import Instant, MicroCredits
+from app.core.units import Instant, MicroCredits, Micros
 
 
 class BrokenLedger(Exception):
@@ -153,6 +153,21 @@ class Account:
         self.expired_grants.append(grant_id)
         if unheld:
             self._take_away(grant_id, unheld, f"expire:{grant_id}")
+
+    def announce_expiring(self, lead: Micros) -> list[Grant]:
+        """Grants of which something remains that expires within ``lead`` and was not announced before."""
+        expiring = [
+            grant
+            for grant in self.grants.values()
+            if grant.state is GrantState.ACTIVE
+            and grant.remaining
+            and not grant.announced
+            and grant.expires_at is not None
+            and grant.expires_at <= self._now + lead
+        ]
+        for grant in expiring:
+            self.grants[grant.id] = replace(grant, announced=True)
+        return expiring
 
     def void(self, grant_id: UUID, reason: str) -> MicroCredits:
         """Close a grant that is open and not spent, and take what nothing holds of it; answers how much that was.

@@ -39,6 +39,8 @@ class Grant:
     remaining: MicroCredits
     held: MicroCredits
     state: GrantState
+    announced: bool = False
+    """Whether it was said that it will expire soon."""
 
     @property
     def unheld(self) -> MicroCredits:

@@ -22,6 +22,7 @@ MicroCredits = NewType("MicroCredits", int)
 
 US_PER_S: Final = 1_000_000
 US_PER_MINUTE: Final = 60 * US_PER_S
+US_PER_DAY: Final = 86_400 * US_PER_S
 US_PER_MS: Final = 1_000
 MICROCREDITS_PER_CREDIT: Final = 1_000_000
 MAX_AMOUNT: Final = MicroCredits(10**12 * MICROCREDITS_PER_CREDIT)

@@ -32,7 +32,15 @@ class Authenticator:
             raise Problem(UNAUTHORIZED, "send the header Authorization: Bearer <key>", headers=_CHALLENGE)
         if self._admin_hash is None or not hmac.compare_digest(_hash(credentials.strip()), self._admin_hash):
             raise Problem(UNAUTHORIZED, "this key is not valid", headers=_CHALLENGE)
-        return Caller("bootstrap")
+        caller = Caller("bootstrap")
+        request.state.caller = caller
+        return caller
+
+
+def actor_of(request: Request) -> str:
+    """The name of the caller of an authenticated request, for the audit log."""
+    caller: Caller = request.state.caller
+    return caller.name
 
 
 def _hash(key: str) -> bytes:

@@ -1,8 +1,10 @@
 """Reading bodies: bounded while they stream, decoded with all digits, validated strictly."""
 
 from typing import Annotated, Any, Final
+from urllib.parse import unquote
 
 from fastapi import Path
+from pydantic import AfterValidator
 from starlette.requests import ClientDisconnect, Request
 
 from app.core.units import Instant, InvalidQuantity, parse_instant
@@ -69,4 +71,9 @@ def instant_parameter(name: str, text: str | None) -> Instant | None:
         raise invalid(f"/{name}", str(error)) from None
 
 
-UserIdPath = Annotated[str, Path(description=f"The customer's own id of the user, at most {MAX_TEXT} characters.")]
+UserIdPath = Annotated[
+    str,
+    Path(description=f"The customer's own id of the user, at most {MAX_TEXT} characters, percent-encoded."),
+    AfterValidator(unquote),
+]
+"""Paths are matched as they are encoded: see ``_segmented`` in :mod:`app.service`."""

@@ -11,22 +11,30 @@ from typing import Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, Update, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import OperationalError
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.core.units import US_PER_S, Instant
+from app.core.units import US_PER_DAY, US_PER_S, Instant, Micros
 from app.db.database import Database, Transaction
 from app.db.tables import idempotency
+from app.documents import AnyDocument, decode, validate
 from app.errors import IDEMPOTENCY_CONFLICT, IDEMPOTENCY_EXPIRED, IDEMPOTENCY_IN_FLIGHT, Problem, invalid
 from app.http.answers import Answer, encode, problem_document
+from app.http.bodies import read_bounded
+from app.ports.ids import Ids
 
 MAX_KEY_LENGTH: Final = 255
-KEPT: Final = 30 * 86_400 * US_PER_S
+KEPT: Final = 30 * US_PER_DAY
 """Answers are kept so long (30 days, in µs); the key's hash stays for ever."""
 
+SEALED_FOR: Final = Micros(3600 * US_PER_S)
+"""Secret parts of an answer are given again for so long."""
+
+PURGED: Final = "purged"
+PURGE_BATCH: Final = 1_000
 STORED_REFUSALS: Final = frozenset({402, 422})
 LOCK_NOT_AVAILABLE: Final = "55P03"
 REPLAYED: Final = {"Idempotency-Replayed": "true"}
@@ -55,6 +63,17 @@ def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
     return IdempotencyKey(
         hashlib.sha256(b"talktime/idempotency\x00" + raw.encode()).digest(), digest.digest(), raw.encode()
     )
+
+
+async def read_keyed(request: Request, kind: type[AnyDocument]) -> tuple[AnyDocument, IdempotencyKey | None]:
+    """The document of ``kind`` in the request's body, and the request's key."""
+    body = await read_bounded(request)
+    return validate(kind, decode(body)), idempotency_key(request, body)
+
+
+def cause_of(key: IdempotencyKey | None, ids: Ids) -> str:
+    """What a natural key is made of where a request is the cause: its key, so that no retry is another cause."""
+    return ids.new().hex if key is None else key.key_hash.hex()
 
 
 async def claim(
@@ -146,3 +165,46 @@ async def write_once(
     if refused is not None:
         raise refused
     return answer.response()
+
+
+async def purge(database: Database, now: Instant) -> int:
+    """Forget answers that were kept long enough, and sealed parts an hour after they were made; how many rows.
+
+    The keys' hashes stay: an effect is never had again under an old key.
+    """
+    return await _purge(database, _expired(now)) + await _purge(database, _opened_long_ago(now))
+
+
+def _expired(now: Instant) -> Update:
+    old = (
+        select(idempotency.c.account_id, idempotency.c.key_hash)
+        .where(idempotency.c.purge_at <= now, idempotency.c.state != PURGED)
+        .limit(PURGE_BATCH)
+    )
+    return (
+        update(idempotency)
+        .where(tuple_(idempotency.c.account_id, idempotency.c.key_hash).in_(old))
+        .values(state=PURGED, status=None, body=None, sealed=None)
+    )
+
+
+def _opened_long_ago(now: Instant) -> Update:
+    old = (
+        select(idempotency.c.account_id, idempotency.c.key_hash)
+        .where(idempotency.c.sealed.is_not(None), idempotency.c.created_at <= now - SEALED_FOR)
+        .limit(PURGE_BATCH)
+    )
+    return (
+        update(idempotency).where(tuple_(idempotency.c.account_id, idempotency.c.key_hash).in_(old)).values(sealed=None)
+    )
+
+
+async def _purge(database: Database, statement: Update) -> int:
+    """In short transactions, so that no request waits for long."""
+    done = 0
+    while True:
+        async with database.transaction() as transaction:
+            changed = (await transaction.execute(statement)).rowcount
+        done += changed
+        if changed < PURGE_BATCH:
+            return done

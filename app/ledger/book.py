@@ -20,7 +20,7 @@ from app.core.corrections import PaidDebit
 from app.core.entries import EntryDraft
 from app.core.ids import Kind, account_id_of, public_id
 from app.core.ledger import Grant, GrantKind, GrantState
-from app.core.units import Instant, MicroCredits, format_credits
+from app.core.units import Instant, MicroCredits, Micros, format_credits, format_instant
 from app.db.database import Transaction
 from app.db.tables import (
     accounts,
@@ -165,6 +165,12 @@ class Book:
         )
         return grant, terms_document(grant, terms.cost_basis, terms.reference)
 
+    def announce_expiring(self, lead: Micros) -> None:
+        """Say once of each grant that what remains of it expires within ``lead``."""
+        for grant in self.account.announce_expiring(lead):
+            told = {"grant_id": self.public_grant(grant.id), "remaining": format_credits(grant.remaining)}
+            self.emit(EventType.GRANT_EXPIRING, {**told, "expires_at": format_instant(grant.expires_at or self.now)})
+
     def change(self, **values: Any) -> None:
         """Change settings of the account: ``rate_card``, ``limits``, ``suspended``, ``alerts``."""
         self._changed |= values
@@ -196,7 +202,7 @@ class Book:
         await self._write_limit()
         level = await self._judge()
         event_seq = await self._write_events()
-        await self._write_audits()
+        await record_audits(self._transaction, self._ports.ids, self.account_id, self._audits, self.booked_at)
         account = self.account
         if written or account.hold_changes or self._limit_change is not None:
             head["last_change_at"] = self.booked_at
@@ -306,7 +312,12 @@ class Book:
                 await self._transaction.execute(
                     update(grants)
                     .where(grants.c.account_id == self.account_id, grants.c.id == grant_id)
-                    .values(remaining=after.remaining, held=after.held, state=after.state.value)
+                    .values(
+                        remaining=after.remaining,
+                        held=after.held,
+                        state=after.state.value,
+                        announced=after.announced,
+                    )
                 )
 
     async def _write_entries(self, written: Sequence[tuple[Entry, bytes]]) -> None:
@@ -414,26 +425,30 @@ class Book:
             )
         )
 
-    async def _write_audits(self) -> None:
-        rows = [
-            {
-                "account_id": self.account_id,
-                "id": self._ports.ids.new(),
-                "actor": audit.actor,
-                "action": audit.action,
-                "target": audit.target,
-                "before": None if audit.before is None else dict(audit.before),
-                "after": None if audit.after is None else dict(audit.after),
-                "reason": audit.reason,
-                "at": self.booked_at,
-            }
-            for audit in self._audits
-        ]
-        if rows:
-            await self._transaction.execute(insert(audit_log), rows)
-
     def public_grant(self, grant_id: UUID) -> str:
         return public_id(Kind.GRANT, self.account_id, grant_id)
+
+
+async def record_audits(
+    transaction: Transaction, ids: Ids, account_id: UUID, audits: Sequence[Audit], at: Instant
+) -> None:
+    """Write down who did what, in the transaction that does it."""
+    rows = [
+        {
+            "account_id": account_id,
+            "id": ids.new(),
+            "actor": audit.actor,
+            "action": audit.action,
+            "target": audit.target,
+            "before": None if audit.before is None else dict(audit.before),
+            "after": None if audit.after is None else dict(audit.after),
+            "reason": audit.reason,
+            "at": at,
+        }
+        for audit in audits
+    ]
+    if rows:
+        await transaction.execute(insert(audit_log), rows)
 
 
 async def open_book(

@@ -7,14 +7,14 @@ from typing import Any, Final
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
-from app.core.units import US_PER_S, Instant, Micros
+from app.core.units import US_PER_DAY, Instant, Micros
 from app.db.database import Transaction
 from app.db.tables import settings
 
 _STARTS: Final = "starts"
 _ALERTS: Final = "alerts"
 
-EXPIRING_BEFORE: Final = Micros(3 * 86_400 * US_PER_S)
+EXPIRING_BEFORE: Final = Micros(3 * US_PER_DAY)
 """Grants are announced as expiring so long before, unless an operator sets another time."""
 
 

@@ -39,6 +39,7 @@ def grant_of(row: Row[Any]) -> Grant:
         remaining=row.remaining,
         held=row.held,
         state=GrantState(row.state),
+        announced=row.announced,
     )
 
 

@@ -13,6 +13,7 @@ from app.db.database import Database
 from app.documents import Document, Duration, Metadata, Text, decode, validate
 from app.errors import IDEMPOTENCY_EXPIRED, NOT_FOUND, PROVIDER_UNCONFIRMED, Problem
 from app.http.answers import Answer, encode, json_response
+from app.http.auth import actor_of
 from app.http.bodies import checked_user_id, instant_parameter, read_bounded, takes
 from app.http.idempotency import IdempotencyKey, idempotency_key
 from app.http.pages import Cursor, Limit, page_limit
@@ -44,7 +45,7 @@ def session_routes(database: Database, starts: Starts) -> APIRouter:
         body = await read_bounded(request)
         asked = validate(NewSessionDocument, decode(body))
         order = _order(asked, asked.rate_card, asked.metadata)
-        return (await starts.start(order, idempotency_key(request, body))).response()
+        return (await starts.start(order, idempotency_key(request, body), actor_of(request))).response()
 
     @router.post(
         "/api/start_session",
@@ -55,7 +56,7 @@ def session_routes(database: Database, starts: Starts) -> APIRouter:
         body = await read_bounded(request)
         asked = validate(StartSessionDocument, decode(body))
         key: IdempotencyKey | None = idempotency_key(request, body)
-        answer = await starts.start(_order(asked, None, {}), key)
+        answer = await starts.start(_order(asked, None, {}), key, actor_of(request))
         if answer.status != 201:
             return answer.response()
         content: Any = loads(encode(answer.content))

@@ -5,40 +5,49 @@
 in between leaves a session in ``starting``, which reconciliation finds.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Row, func, select
+from sqlalchemy import Row
 
 from app.core.gate import Admitted, NotCovered, admit
 from app.core.ids import AccountThing, account_id_of
 from app.core.lifecycle import RECONCILED, State
 from app.core.lossless_json import dumps, loads
+from app.core.spending import Spending
 from app.core.units import US_PER_S, Instant, MicroCredits, Micros, format_credits, seconds
 from app.db.database import Database, Transaction
-from app.db.tables import sessions
 from app.errors import (
     IDEMPOTENCY_IN_FLIGHT,
     INSUFFICIENT_CREDITS,
     PROVIDER_UNCONFIRMED,
-    TOO_MANY_SESSIONS,
-    USER_SUSPENDED,
     Problem,
     invalid,
 )
 from app.events.outbox import EventType
 from app.gabber import Gabber, Refused, Started, StartRequest, Unconfirmed
 from app.http.answers import Answer, problem_document
-from app.http.idempotency import REPLAYED, STORED_REFUSALS, IdempotencyKey, claim, complete, stored_answer
+from app.http.idempotency import (
+    PURGED,
+    REPLAYED,
+    SEALED_FOR,
+    STORED_REFUSALS,
+    IdempotencyKey,
+    claim,
+    complete,
+    stored_answer,
+)
 from app.keys import KeyRing
-from app.ledger.book import Book, LedgerPorts, open_book, open_book_of_user
+from app.ledger.book import Audit, Book, LedgerPorts, open_book, open_book_of_user
 from app.ports.clock import Clock
 from app.ports.ids import Ids
 from app.ports.randomness import Randomness
 from app.pricing.cards import StoredCard, choose_card, find_card
 from app.sessions.documents import session_document
+from app.sessions.limits import check_account, spend_limit_reached, spending
 from app.sessions.records import (
     STEP_EVENTS,
     Session,
@@ -58,9 +67,6 @@ STARTING_MARGIN: Final = Micros(30 * US_PER_S)
 MAX_REASON: Final = 500
 _OVERTAKEN: Final = 2
 """Steps of a session that a heartbeat made live before its start was answered: starting, live."""
-
-SEALED_FOR: Final = Micros(3600 * US_PER_S)
-"""A connection is given again to whoever repeats the request with the same key, for so long and while it lives."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +120,7 @@ class Starts:
         self._sealing = sealing
         self._limits = limits
 
-    async def start(self, order: StartOrder, key: IdempotencyKey | None) -> Answer:
+    async def start(self, order: StartOrder, key: IdempotencyKey | None, actor: str) -> Answer:
         """Start a session: 201 with its connection, which no other answer holds.
 
         Raises a :class:`~app.errors.Problem`: 402 ``insufficient-credits``, 409, 422 (``persona-not-accepted`` among
@@ -122,7 +128,7 @@ class Starts:
         """
         if order.time_limit is not None and order.time_limit < self._limits.shortest:
             raise invalid("/time_limit_s", f"must be at least {seconds(self._limits.shortest)} seconds")
-        prepared = await self._prepare(order, key)
+        prepared = await self._prepare(order, key, actor)
         if isinstance(prepared, Answer):
             return prepared
         outcome = await self._gabber.start(
@@ -137,7 +143,7 @@ class Starts:
 
     # Before the call
 
-    async def _prepare(self, order: StartOrder, key: IdempotencyKey | None) -> Session | Answer:
+    async def _prepare(self, order: StartOrder, key: IdempotencyKey | None, actor: str) -> Session | Answer:
         """Commit the attempt and its hold; or the answer that an earlier request with this key was given."""
         account_id = account_id_of(order.user_id)
         refusal: Problem | None = None
@@ -150,7 +156,7 @@ class Starts:
                     return await self._earlier_answer(transaction, row, key, account_id, now)
             try:
                 async with transaction.begin_nested():
-                    session = await self._admit(transaction, order, key, session_id, now)
+                    session = await self._admit(transaction, order, key, session_id, now, actor)
             except Problem as problem:
                 if problem.status not in STORED_REFUSALS:
                     raise
@@ -168,11 +174,12 @@ class Starts:
         key: IdempotencyKey | None,
         session_id: UUID,
         now: Instant,
+        actor: str,
     ) -> Session:
         book = await open_book_of_user(transaction, self._ledger, order.user_id, now)
-        await _check_account(transaction, book)
+        await check_account(transaction, book)
         card = await self._card(transaction, order, book, now)
-        admitted = self._size(book, card, order)
+        admitted = self._size(book, card, order, await spending(transaction, book))
         session = Session(
             account_id=book.account_id,
             id=session_id,
@@ -205,21 +212,21 @@ class Starts:
             EventType.SESSION_STARTED,
             {"session_id": session.public_id, "held": format_credits(admitted.hold)},
         )
+        book.audit(Audit(actor=actor, action="session.start", target=session.public_id))
         await book.close()
         return session
 
-    def _size(self, book: Book, card: StoredCard, order: StartOrder) -> Admitted:
+    def _size(self, book: Book, card: StoredCard, order: StartOrder, limits: Sequence[Spending]) -> Admitted:
         default = book.limits.get("default_time_limit_us")
         asked = order.time_limit
         if asked is None:
             asked = self._limits.longest if default is None else Micros(int(default))
-        sized = admit(
-            card.card,
-            available=book.account.available,
-            asked=asked,
-            shortest=self._limits.shortest,
-            longest=self._limits.longest,
-        )
+        sized = self._admit_with(book.account.available, card, asked)
+        for limit in limits:
+            if isinstance(sized, Admitted) and limit.room < sized.hold:
+                sized = self._admit_with(limit.room, card, asked)
+                if isinstance(sized, NotCovered):
+                    raise spend_limit_reached(limit, book.now)
         if isinstance(sized, NotCovered):
             raise Problem(
                 INSUFFICIENT_CREDITS,
@@ -232,6 +239,10 @@ class Starts:
                 },
             )
         return sized
+
+    def _admit_with(self, available: MicroCredits, card: StoredCard, asked: Micros) -> Admitted | NotCovered:
+        shortest, longest = self._limits.shortest, self._limits.longest
+        return admit(card.card, available=available, asked=asked, shortest=shortest, longest=longest)
 
     async def _card(self, transaction: Transaction, order: StartOrder, book: Book, now: Instant) -> StoredCard:
         if order.rate_card is not None:
@@ -355,7 +366,7 @@ class Starts:
         self, transaction: Transaction, row: Row[Any], key: IdempotencyKey, account_id: UUID, now: Instant
     ) -> Answer:
         """The answer to a repeated request: as stored, or derived from what became of the session."""
-        if row.state == "done":
+        if row.state in {"done", PURGED}:
             answer = stored_answer(row)
             if row.sealed is None or now - row.created_at >= SEALED_FOR:
                 return answer
@@ -389,19 +400,3 @@ def _unconfirmed(session: Session) -> Problem:
         "a first heartbeat, or its absence, will tell; do not start another one before that",
         extra={"session_id": session.public_id},
     )
-
-
-async def _check_account(transaction: Transaction, book: Book) -> None:
-    """What forbids any start of this user, whatever it costs."""
-    if book.suspended:
-        raise Problem(USER_SUSPENDED, "this user may not start sessions")
-    most = book.limits.get("max_concurrent_sessions")
-    if most is not None:
-        active = await transaction.execute(
-            select(func.count()).where(
-                sessions.c.account_id == book.account_id,
-                sessions.c.state.in_([State.STARTING.value, State.UNCONFIRMED.value, State.LIVE.value]),
-            )
-        )
-        if active.scalar_one() >= int(most):
-            raise Problem(TOO_MANY_SESSIONS, f"this user may have {most} sessions at once")

@@ -3,6 +3,8 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from uuid import UUID
 
 from sqlalchemy import select
 
@@ -19,7 +21,7 @@ from app.db.tables import charges, ticks
 from app.pricing.cards import card_by_id
 from app.pricing.documents import write_rate_card
 from app.sessions.records import Session
-from app.timelines.snapshots import Snapshot, load_snapshots, values_digest
+from app.timelines.snapshots import Snapshot, closed_values, load_snapshots, values_digest
 
 _NOTHING = Timeline((), Micros(0), frozenset())
 
@@ -32,9 +34,9 @@ class StoredEvidence:
     rated: Snapshot | None
 
 
-async def card_of_session(transaction: Transaction, session: Session) -> RateCard:
-    """The card that the session started with, with what was pinned for it alone."""
-    stored = await card_by_id(transaction, session.rate_card_id)
+async def card_of_session(transaction: Transaction, session: Session, other: UUID | None = None) -> RateCard:
+    """The card that the session started with, or another one, with what was pinned for the session alone."""
+    stored = await card_by_id(transaction, session.rate_card_id if other is None else other)
     if stored is None:
         raise RuntimeError("a session's rate card is gone")
     return stored.card if session.charge_from is None else replace(stored.card, charge_from=session.charge_from)
@@ -60,10 +62,10 @@ async def load_evidence(
 
 
 async def load_charged_evidence(transaction: Transaction, session: Session) -> StoredEvidence | None:
-    """The evidence of the posted charge, exactly as it was; null if none is posted."""
+    """The evidence of the last charge that was posted, exactly as it was; null if none is."""
     row = (
         await transaction.execute(
-            select(charges.c.snapshot_n, charges.c.ticks)
+            select(charges.c.snapshot_n, charges.c.ticks, charges.c.rate_card_id)
             .where(charges.c.account_id == session.account_id, charges.c.session_id == session.id)
             .order_by(charges.c.version.desc())
             .limit(1)
@@ -72,8 +74,25 @@ async def load_charged_evidence(transaction: Transaction, session: Session) -> S
     if row is None:
         return None
     found = await load_snapshots(transaction, session.key, up_to=row.snapshot_n)
-    card = await card_of_session(transaction, session)
+    card = await card_of_session(transaction, session, row.rate_card_id)
     return _assemble(session, card, unpack_instants(row.ticks), found, interim=False)
+
+
+async def load_new_evidence(
+    transaction: Transaction, session: Session, charged_snapshot: int, rate_card_id: UUID | None
+) -> StoredEvidence:
+    """The evidence for rating a charged session again: everything that came since as well.
+
+    Pulls after the charged one are left out from where they differ in nothing but the last silence: that is no news.
+    """
+    found = await load_snapshots(transaction, session.key)
+    news = charged_snapshot
+    for before, after in pairwise(found):
+        if after.n > charged_snapshot and closed_values(before) != closed_values(after):
+            news = after.n
+    heartbeats = await load_heartbeats(transaction, session.key)
+    card = await card_of_session(transaction, session, rate_card_id)
+    return _assemble(session, card, heartbeats, [item for item in found if item.n <= max(news, 1)], interim=False)
 
 
 def _assemble(

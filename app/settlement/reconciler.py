@@ -1,7 +1,6 @@
 """Reconciliation: pull a due session's timeline, bring its row up to date, settle it when it is over."""
 
 import asyncio
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,27 +8,22 @@ from typing import Any, Final
 from uuid import UUID
 
 import structlog
-from sqlalchemy import insert
 
 from app.core.charge import Charge, charge
 from app.core.ids import AccountThing
-from app.core.ledger import Draw
 from app.core.lifecycle import RECONCILED, State
-from app.core.packing import pack_instants
 from app.core.settlement import Over, Review, Settle, StillLive, decide, over_at
-from app.core.units import US_PER_S, Instant, MicroCredits, Micros, format_credits, seconds
+from app.core.units import US_PER_S, Instant, MicroCredits, Micros, seconds
 from app.core.worst_case import largest_remaining_charge
 from app.db.database import Database, DatabaseUnavailable, Transaction
-from app.db.tables import charges
 from app.events.outbox import EventType
 from app.gabber import Gabber, PulledTimeline, PullFailed
-from app.http.answers import encode
 from app.ledger.book import Book, LedgerPorts, open_book
 from app.ports.clock import Clock
 from app.ports.randomness import Randomness
-from app.pricing.explanation import explain
 from app.sessions.records import STEP_EVENTS, Session, change_session, load_session, take_step
-from app.settlement.evidence import StoredEvidence, evidence_digest, load_evidence
+from app.settlement.charges import NewCharge, post_charge
+from app.settlement.evidence import StoredEvidence, load_evidence
 from app.settlement.leases import Leases
 from app.timelines.snapshots import add_snapshot, load_snapshots
 
@@ -171,7 +165,7 @@ class _Work:
         self._now = now
         self._limits = limits
         self._randomness = randomness
-        self._charge_row: dict[str, Any] | None = None
+        self._charge: NewCharge | None = None
 
     # Starts that were never answered
 
@@ -284,43 +278,14 @@ class _Work:
 
     async def _settle(self, stored: StoredEvidence) -> None:
         """The one debit of the session, and everything that goes with it."""
-        session = self._session
-        final = charge(stored.evidence)
-        digest = evidence_digest(stored)
-        drawn: Draw = self._book.account.settle(session.id, final.amount, digest)
-        leakage = MicroCredits(final.beyond_authorization + drawn.leakage)
-        await self._step(
-            State.SETTLED,
-            "the final timeline is in",
-            charged=drawn.amount,
-            accrued=drawn.amount,
-            leakage=leakage,
-            anomalies=_names(final),
-            settled_at=self._now,
-            due_at=None,
-            event={"charged": format_credits(drawn.amount), "leakage": format_credits(leakage)},
+        self._charge = await post_charge(
+            self._transaction, self._book, self._session, stored, "the final timeline is in"
         )
-        document = explain(final, stored.evidence.card)
-        del document["pieces"]  # recomputed whenever they are asked for
-        self._charge_row = {
-            "account_id": session.account_id,
-            "session_id": session.id,
-            "version": 1,
-            "engine_version": document["engine_version"],
-            "evidence_digest": digest,
-            "snapshot_n": 0 if stored.rated is None else stored.rated.n,
-            "ticks": pack_instants(set(stored.evidence.heartbeats)),
-            "amount": drawn.amount,
-            "beyond_authorization": final.beyond_authorization,
-            "document": zlib.compress(encode(document)),
-            "created_at": self._now,
-        }
 
     async def record_charge(self, entry_ids: Mapping[str, UUID]) -> None:
         """Store the charge that was posted, if one was, with the id of its entry."""
-        if self._charge_row is not None:
-            entry_id = entry_ids.get(f"settle:{self._session.id}")
-            await self._transaction.execute(insert(charges).values(**self._charge_row, entry_id=entry_id))
+        if self._charge is not None:
+            await self._charge.store(self._transaction, entry_ids)
 
     # Steps
 
@@ -330,13 +295,12 @@ class _Work:
         why: str,
         *,
         keep_lease: bool = False,
-        event: dict[str, Any] | None = None,
         **values: Any,
     ) -> None:
         lease = {} if keep_lease else _RELEASED
         await take_step(self._transaction, self._session, to, why, self._now, **values, **lease)
         if to in STEP_EVENTS:
-            self._book.emit(STEP_EVENTS[to], {"session_id": self._session.public_id, "why": why, **(event or {})})
+            self._book.emit(STEP_EVENTS[to], {"session_id": self._session.public_id, "why": why})
         reloaded = await load_session(self._transaction, self._session.key)
         if reloaded is None:
             raise RuntimeError("a session under lock is gone")

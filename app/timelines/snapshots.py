@@ -16,7 +16,7 @@ from sqlalchemy import insert, select
 from app.core.alignment import Pull
 from app.core.ids import AccountThing
 from app.core.lossless_json import dumps, loads
-from app.core.timeline import normalise
+from app.core.timeline import SegmentType, normalise
 from app.core.units import Instant
 from app.db.database import Transaction
 from app.db.tables import snapshots
@@ -78,6 +78,14 @@ async def add_snapshot(
     )
     pull = Pull(Instant(pulled.requested_at), Instant(pulled.received_at), timeline.end, timeline.speech)
     return Snapshot(n, pull, tuple(pulled.values))
+
+
+def closed_values(snapshot: Snapshot) -> str:
+    """The values less the last silence, which grows whatever happens, as text that is equal only if they are."""
+    values = list(snapshot.values)
+    while values and isinstance(values[-1], dict) and values[-1].get("type") == SegmentType.SILENCE.value:
+        values.pop()
+    return dumps(values)
 
 
 def _same_text(pair: tuple[Any, Any]) -> bool:

@@ -597,8 +597,12 @@ METHODS = {
     "/v1/sessions/ses_x": {"GET"},
     "/v1/sessions/ses_x/charge": {"GET"},
     "/v1/sessions/ses_x/reconcile": {"POST"},
+    "/v1/users/u": {"GET", "PATCH"},
     "/v1/users/u/balance": {"GET"},
-    "/v1/users/a/b/grants": {"GET", "POST"},
+    "/v1/users/a%2Fb/grants": {"GET", "POST"},
+    "/v1/users/u/adjustments": {"POST"},
+    "/v1/grants/grt_x/void": {"POST"},
+    "/v1/settings": {"GET", "PATCH"},
     "/v1/rate-cards": {"GET", "POST"},
     "/v1/charges/preview": {"POST"},
     "/healthz": {"GET", "HEAD"},
@@ -614,8 +618,9 @@ async def test_a_wrong_method_is_a_405_that_says_what_is_allowed(talktime: World
 
 
 NO_ADDRESSES = [
-    "/", "/v1", "/v1/", "/v2/sessions", "/v1/users", "/v1/users/u", "/v1/sessions/x/y", "/webhooks/gabber", "/webhooks",
-    "/docs", "/redoc", "/v1/sessions/", "/v1/users/u/balance/", "//v1/sessions", "/.env", "/v1/users/grants",
+    "/", "/v1", "/v1/", "/v2/sessions", "/v1/users", "/v1/users/", "/v1/users/a/b/balance", "/v1/sessions/x/y",
+    "/webhooks/gabber", "/webhooks",
+    "/docs", "/redoc", "/v1/sessions/", "/v1/users/u/balance/", "//v1/sessions", "/.env",
 ]  # fmt: skip
 
 

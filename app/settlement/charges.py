@@ -1,0 +1,116 @@
+"""Charges as they are stored: one row a rating, the first at settlement, further ones when a session is rated again.
+
+A charge keeps the digest of its evidence and all that is needed to work it out again; its pieces are not stored.
+"""
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row, insert, select
+
+from app.core.charge import Charge, charge
+from app.core.lifecycle import State
+from app.core.packing import pack_instants
+from app.core.units import Instant, MicroCredits, format_credits
+from app.db.database import Transaction
+from app.db.tables import charges
+from app.http.answers import encode
+from app.ledger.book import Book
+from app.pricing.explanation import explain
+from app.sessions.records import STEP_EVENTS, Session, take_step
+from app.settlement.evidence import StoredEvidence, evidence_digest
+
+
+@dataclass(frozen=True, slots=True)
+class NewCharge:
+    """A row to store once the entry that posts it has its id; ``natural_key`` is that entry's."""
+
+    natural_key: str
+    row: Mapping[str, Any]
+
+    async def store(self, transaction: Transaction, entry_ids: Mapping[str, UUID]) -> None:
+        """``entry_ids``: what :meth:`app.ledger.book.Book.close` answered. A charge of 0 has no entry."""
+        await transaction.execute(insert(charges).values(**self.row, entry_id=entry_ids.get(self.natural_key)))
+
+
+def new_charge(
+    session: Session,
+    stored: StoredEvidence,
+    rated: Charge,
+    *,
+    amount: MicroCredits,
+    natural_key: str,
+    now: Instant,
+    version: int = 1,
+    rate_card_id: UUID | None = None,
+) -> NewCharge:
+    """The charge of a session on ``stored`` evidence; ``amount``: what it comes to after what could not be drawn."""
+    document = explain(rated, stored.evidence.card)
+    del document["pieces"]  # recomputed whenever they are asked for
+    row = {
+        "account_id": session.account_id,
+        "session_id": session.id,
+        "version": version,
+        "engine_version": document["engine_version"],
+        "evidence_digest": evidence_digest(stored),
+        "snapshot_n": 0 if stored.rated is None else stored.rated.n,
+        "ticks": pack_instants(set(stored.evidence.heartbeats)),
+        "amount": amount,
+        "beyond_authorization": rated.beyond_authorization,
+        "document": zlib.compress(encode(document)),
+        "created_at": now,
+        "rate_card_id": rate_card_id,
+    }
+    return NewCharge(natural_key, row)
+
+
+async def load_charges(transaction: Transaction, session: Session) -> list[Row[Any]]:
+    """The session's charges, the settlement's first."""
+    statement = (
+        select(charges)
+        .where(charges.c.account_id == session.account_id, charges.c.session_id == session.id)
+        .order_by(charges.c.version)
+    )
+    return list((await transaction.execute(statement)).all())
+
+
+async def post_charge(
+    transaction: Transaction, book: Book, session: Session, stored: StoredEvidence, why: str, *, free: bool = False
+) -> NewCharge:
+    """Settle a session on ``stored`` evidence: its one debit, the end of its hold, its last step and the event.
+
+    ``free``: nothing is charged, and what it came to is leakage. The charge must be stored after the book is closed.
+    """
+    final = charge(stored.evidence)
+    wanted = MicroCredits(0) if free else final.amount
+    drawn = book.account.settle(session.id, wanted, evidence_digest(stored))
+    leakage = MicroCredits(final.amount + final.beyond_authorization - drawn.amount)
+    await take_step(
+        transaction,
+        session,
+        State.SETTLED,
+        why,
+        book.now,
+        charged=drawn.amount,
+        accrued=drawn.amount,
+        leakage=leakage,
+        anomalies=sorted(anomaly.value for anomaly in final.anomalies),
+        settled_at=book.now,
+        due_at=None,
+        lease_token=None,
+        lease_until=None,
+    )
+    book.emit(
+        STEP_EVENTS[State.SETTLED],
+        {
+            "session_id": session.public_id,
+            "why": why,
+            "charged": format_credits(drawn.amount),
+            "leakage": format_credits(leakage),
+        },
+    )
+    natural_key = f"settle:{session.id}"
+    return new_charge(session, stored, final, amount=drawn.amount, natural_key=natural_key, now=book.now)

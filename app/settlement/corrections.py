@@ -1,0 +1,253 @@
+"""Corrections of a session's charge: giving back, rating again, deciding a review."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Annotated, Any
+from uuid import UUID
+
+from app.accounts.statements import entry_documents
+from app.core.charge import charge
+from app.core.corrections import Correction, charge_more, give_back
+from app.core.entries import EntryKind
+from app.core.ids import AccountThing
+from app.core.ledger import Grant, GrantKind, GrantState
+from app.core.lifecycle import State
+from app.core.units import Instant, MicroCredits, Micros, format_credits, seconds
+from app.db.database import Transaction
+from app.documents import Document, Flag, PlainString, PositiveCredits, Reason, Text
+from app.errors import (
+    ALREADY_RATED,
+    REFUND_EXCEEDS_CHARGE,
+    RERATE_WINDOW_CLOSED,
+    SESSION_NOT_IN_REVIEW,
+    SESSION_NOT_SETTLED,
+    Problem,
+    invalid,
+)
+from app.events.outbox import EventType
+from app.ledger.book import Audit, Book, GrantTerms, LedgerPorts, open_book
+from app.pricing.cards import find_card
+from app.pricing.explanation import explain
+from app.sessions.documents import session_document
+from app.sessions.records import Session, load_session
+from app.sessions.routes import unknown_session
+from app.settlement.charges import load_charges, new_charge, post_charge
+from app.settlement.evidence import evidence_digest, load_evidence, load_new_evidence
+
+GOODWILL_PRIORITY = 50
+
+
+class RefundDocument(Document):
+    """``amount`` absent: all that is left of the charge."""
+
+    amount: PositiveCredits | None = None
+    reason: Reason
+
+
+class RerateDocument(Document):
+    """``rate_card`` absent: the card of the last rating. ``dry_run``: say what would come of it, and post nothing."""
+
+    rate_card: Text | None = None
+    reason: Reason
+    dry_run: Flag = False
+
+
+class ReviewAction(StrEnum):
+    SETTLE = "settle"
+    WRITE_OFF = "write_off"
+
+
+class ReviewDocument(Document):
+    action: Annotated[ReviewAction, PlainString]
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Correcting:
+    """What every correction needs. ``cause`` makes the natural keys of refunds."""
+
+    ledger: LedgerPorts
+    now: Instant
+    cause: str
+    actor: str
+    goodwill: Micros
+    rerate_window: Micros
+
+
+async def refund(transaction: Transaction, key: AccountThing, asked: RefundDocument, by: Correcting) -> dict[str, Any]:
+    """Give back a settled session's charge or a part of it, to where it came from.
+
+    Raises a :class:`~app.errors.Problem`: 404, 409 ``session-not-settled`` or ``refund-exceeds-charge``.
+    """
+    book, session = await _settled(transaction, key, by)
+    left = MicroCredits(sum(debit.left for debit in book.debits))
+    amount = left if asked.amount is None else asked.amount
+    if amount > left or not left:
+        shown = format_credits(left)
+        raise Problem(REFUND_EXCEEDS_CHARGE, f"{shown} credits of the charge are left", extra={"left": shown})
+    why = Correction(
+        kind=EntryKind.REFUND,
+        natural_key=f"refund:{session.id}:{by.cause}",
+        reason=asked.reason,
+        session_id=session.id,
+    )
+    goodwill = _give_back(book, amount, why, by)
+    _tell(book, session, by, "session.refund", asked.reason, amount)
+    posted = await _posted(transaction, book, session, await book.close())
+    return {
+        "session_id": session.public_id,
+        "amount": format_credits(amount),
+        "left": format_credits(MicroCredits(left - amount)),
+        "goodwill_grant_id": None if goodwill is None else book.public_grant(goodwill.id),
+        "entries": posted,
+    }
+
+
+async def rerate(transaction: Transaction, key: AccountThing, asked: RerateDocument, by: Correcting) -> dict[str, Any]:
+    """Rate a settled session again, on all evidence there is by now; the difference is one linked correction.
+
+    Gross is compared with gross: what was refunded meanwhile changes nothing. More is charged up to what was authorized
+    and is available; what was refunded already is not given back again.
+
+    Raises a :class:`~app.errors.Problem`: 404, 409 ``session-not-settled``, ``rerate-window-closed`` or
+    ``already-rated``, 422 for a rate card that is not there.
+    """
+    book, session = await _settled(transaction, key, by)
+    if session.settled_at is not None and by.now - session.settled_at > by.rerate_window:
+        raise Problem(RERATE_WINDOW_CLOSED, f"that is possible for {seconds(by.rerate_window)} seconds")
+    earlier = await load_charges(transaction, session)
+    rate_card_id = earlier[-1].rate_card_id
+    if asked.rate_card is not None:
+        card = await find_card(transaction, asked.rate_card, by.now)
+        if card is None:
+            raise invalid("/rate_card", "is neither the id of a rate card nor the name of one in force")
+        rate_card_id = None if card.id == session.rate_card_id else card.id
+    stored = await load_new_evidence(transaction, session, earlier[0].snapshot_n, rate_card_id)
+    rated = charge(stored.evidence)
+    digest = evidence_digest(stored)
+    before = MicroCredits(earlier[-1].amount)
+    news = digest != earlier[-1].evidence_digest
+    if news and any(digest == row.evidence_digest for row in earlier):
+        raise Problem(ALREADY_RATED, "to go back to an earlier rating, refund the difference or adjust the balance")
+    wanted = MicroCredits(rated.amount - before) if news else MicroCredits(0)
+    why = Correction(
+        kind=EntryKind.RERATE,
+        natural_key=f"rerate:{session.id}:{digest.hex()}",
+        reason=asked.reason,
+        session_id=session.id,
+        charge_digest=digest,
+    )
+    difference, goodwill = _correct(book, session, wanted, before, why, by)
+    entries: list[dict[str, Any]] = []
+    if news and not asked.dry_run:
+        after = new_charge(
+            session,
+            stored,
+            rated,
+            amount=MicroCredits(before + difference),
+            natural_key=why.natural_key,
+            now=book.booked_at,
+            version=earlier[-1].version + 1,
+            rate_card_id=rate_card_id,
+        )
+        _tell(book, session, by, "session.rerate", asked.reason, MicroCredits(-difference))
+        entry_ids = await book.close()
+        await after.store(transaction, entry_ids)
+        entries = await _posted(transaction, book, session, entry_ids)
+    return {
+        "session_id": session.public_id,
+        "dry_run": asked.dry_run,
+        "before": format_credits(before),
+        "after": format_credits(MicroCredits(before + difference)),
+        "difference": format_credits(difference),
+        "leakage": format_credits(MicroCredits(max(0, wanted - difference) + rated.beyond_authorization)),
+        "goodwill_grant_id": None if goodwill is None or asked.dry_run else book.public_grant(goodwill.id),
+        "entries": entries,
+        "charge": explain(rated, stored.evidence.card),
+    }
+
+
+def _correct(
+    book: Book, session: Session, wanted: MicroCredits, before: MicroCredits, why: Correction, by: Correcting
+) -> tuple[MicroCredits, Grant | None]:
+    """Post the difference as far as it goes: how far that was, and the grant of goodwill if one was made."""
+    if wanted < 0:
+        amount = MicroCredits(min(-wanted, sum(debit.left for debit in book.debits)))
+        return MicroCredits(-amount), _give_back(book, amount, why, by) if amount else None
+    more = MicroCredits(min(wanted, session.authorized - before))
+    first = book.debits[0].entry_id if book.debits else None
+    return (charge_more(book.account, more, why, first).amount if more > 0 else MicroCredits(0)), None
+
+
+async def decide_review(
+    transaction: Transaction, key: AccountThing, asked: ReviewDocument, by: Correcting
+) -> dict[str, Any]:
+    """End a review: settle the session as its evidence is rated, or write it off. The session's document.
+
+    Raises a :class:`~app.errors.Problem`: 404, 409 ``session-not-in-review``.
+    """
+    book = await open_book(transaction, by.ledger, key.account_id, by.now, [key.id])
+    session = await load_session(transaction, key, lock=True)
+    if book is None or session is None:
+        raise unknown_session()
+    if session.state is not State.REVIEW:
+        raise Problem(SESSION_NOT_IN_REVIEW, f"the session is {session.state}")
+    free = asked.action is ReviewAction.WRITE_OFF
+    stored = await load_evidence(transaction, session, interim=False)
+    why = f"{'written off' if free else 'settled'} by an operator: {asked.reason}"
+    posted = await post_charge(transaction, book, session, stored, why, free=free)
+    action = f"session.{asked.action}"
+    book.audit(Audit(actor=by.actor, action=action, target=session.public_id, reason=asked.reason))
+    await posted.store(transaction, await book.close())
+    settled = await load_session(transaction, key)
+    if settled is None:
+        raise RuntimeError("a session under lock is gone")
+    return await session_document(transaction, settled)
+
+
+async def _settled(transaction: Transaction, key: AccountThing, by: Correcting) -> tuple[Book, Session]:
+    book = await open_book(transaction, by.ledger, key.account_id, by.now, correcting=key.id)
+    session = await load_session(transaction, key, lock=True)
+    if book is None or session is None:
+        raise unknown_session()
+    if session.state is not State.SETTLED:
+        raise Problem(SESSION_NOT_SETTLED, f"the session is {session.state}")
+    return book, session
+
+
+async def _posted(
+    transaction: Transaction, book: Book, session: Session, entry_ids: Mapping[str, UUID]
+) -> list[dict[str, Any]]:
+    """The entries of the session among those just posted; what time had brought is left out."""
+    documents = await entry_documents(transaction, book.account_id, list(entry_ids.values()))
+    return [document for document in documents if document["session_id"] == session.public_id]
+
+
+def _give_back(book: Book, amount: MicroCredits, why: Correction, by: Correcting) -> Grant | None:
+    def goodwill(of: MicroCredits) -> tuple[Grant, dict[str, Any]]:
+        terms = GrantTerms(
+            amount=of,
+            kind=GrantKind.PROMOTIONAL,
+            priority=GOODWILL_PRIORITY,
+            effective_at=by.now,
+            expires_at=Instant(by.now + by.goodwill),
+            cost_basis=None,
+            reference=None,
+            metadata={},
+        )
+        return book.new_grant(terms, GrantState.ACTIVE)
+
+    return give_back(book.account, book.debits, amount, why, now=by.now, goodwill=goodwill)
+
+
+def _tell(book: Book, session: Session, by: Correcting, action: str, reason: str, given_back: MicroCredits) -> None:
+    """The event and the line of the audit log; ``given_back`` under 0: more was charged."""
+    correction = action.rpartition(".")[2]
+    amount = format_credits(given_back)
+    if given_back:
+        told = {"session_id": session.public_id, "correction": correction, "given_back": amount}
+        book.emit(EventType.CHARGE_CORRECTED, told)
+    book.audit(
+        Audit(actor=by.actor, action=action, target=session.public_id, after={"given_back": amount}, reason=reason)
+    )
