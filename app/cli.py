@@ -78,6 +78,7 @@ def migrate(as_json: AsJson = False) -> None:
 @cli.command()
 def rate(
     file: Annotated[Path, Argument(help="A preview's request as JSON, see docs/charging.md; - for standard input.")],
+    data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Rate the session in a JSON file: what it costs, and why."""
@@ -88,8 +89,8 @@ def rate(
     document = read_preview(body)
     named = card_of(document)
     if isinstance(named, str):
-        settings = load_settings()
-        card = with_database(settings, lambda database: _stored_card(database, settings, named))
+        settings = settings_with(data_dir)
+        card = with_database(settings, lambda database: _stored_card(database, settings, named), existing=True)
         result = rate_document(document, card)
     else:
         result = preview(body)
@@ -122,7 +123,7 @@ def explain(
         async with database.reading() as transaction:
             return await charge_document(transaction, key)
 
-    _show(with_database(settings, read), as_json=as_json)
+    _show(with_database(settings, read, existing=True), as_json=as_json)
 
 
 def _show(document: dict[str, Any], *, as_json: bool) -> None:

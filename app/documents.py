@@ -272,13 +272,14 @@ def validate(kind: type[AnyDocument], value: object, pointer: str = "") -> AnyDo
             INVALID_REQUEST,
             "the body does not have the form that this call takes",
             errors=[
-                FieldError(pointer + _pointer(item["loc"]), _message(item["type"], item["msg"], item.get("ctx", {})))
+                FieldError(pointer + pointer_to(item["loc"]), _message(item["type"], item["msg"], item.get("ctx", {})))
                 for item in error.errors(include_url=False, include_input=False)[:MAX_ERRORS]
             ],
         ) from None
 
 
-def _pointer(location: tuple[int | str, ...]) -> str:
+def pointer_to(location: tuple[int | str, ...]) -> str:
+    """A JSON pointer (RFC 6901), safe to give back whatever names the client made up."""
     return "".join("/" + _shown(str(part)).replace("~", "~0").replace("/", "~1") for part in location)
 
 

@@ -54,6 +54,7 @@ IDEMPOTENCY_IN_FLIGHT: Final = Code(
 )
 IDEMPOTENCY_EXPIRED: Final = Code("idempotency-key-expired", 409, "The answer of this idempotency key is gone")
 PROVIDER_REFUSED: Final = Code("provider-refused", 502, "The provider refused to start the session")
+PERSONA_NOT_ACCEPTED: Final = Code("persona-not-accepted", 422, "The provider does not take this persona or scenario")
 PROVIDER_UNCONFIRMED: Final = Code("provider-unconfirmed", 504, "It is not known whether the session started")
 PROVIDER_UNAVAILABLE: Final = Code("provider-unavailable", 502, "The provider's timeline could not be had", True)
 BUSY: Final = Code("busy", 503, "The service is busy", retryable=True)

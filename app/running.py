@@ -1,5 +1,6 @@
 """Running things: the database that the settings name, and the server around the service."""
 
+import asyncio
 import signal
 import socket
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import structlog
 import uvicorn
 from sqlalchemy import make_url
 
-from app.db.embedded import EmbeddedPostgres
+from app.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, keep_running
 from app.db.migrate import migrate, schema_fault
 from app.logs import configure_logs
 from app.service import Service
@@ -31,14 +32,16 @@ class Databases:
     service: str
     owner: str
     service_role: str | None
+    embedded: EmbeddedPostgres | None = None
 
 
 @contextmanager
-def database_of(settings: Settings, *, for_long: bool = False) -> Iterator[Databases]:
+def database_of(settings: Settings, *, for_long: bool = False, existing: bool = False) -> Iterator[Databases]:
     """The database that the settings name; without one the embedded server, brought to this version's schema.
 
-    ``for_long``: own the embedded server rather than share that of a command which may end first. Must be entered in
-    the main thread, before an event loop runs.
+    ``for_long``: own the embedded server rather than share that of a command which may end first. ``existing``: make no
+    new one, but raise :class:`~app.db.embedded.EmbeddedPostgresError` where there is none. Must be entered in the main
+    thread, before an event loop runs.
     """
     if settings.database_url is not None:
         owner = settings.migration_database_url or settings.database_url
@@ -46,11 +49,16 @@ def database_of(settings: Settings, *, for_long: bool = False) -> Iterator[Datab
         yield Databases(settings.database_url, owner, role if role != make_url(owner).username else None)
         return
     server = EmbeddedPostgres(settings.data_dir, bin_dir=settings.postgres_bin_dir)
+    if existing and not server.has_cluster:
+        raise EmbeddedPostgresError(
+            f"there is no database in {settings.data_dir.absolute()}: name its folder with TALKTIME_DATA_DIR "
+            "(or --data-dir), or a server of your own with TALKTIME_DATABASE_URL"
+        )
     urls = server.start() if for_long else server.start_or_share()
     try:
         role = make_url(urls.service).username
         migrate(urls.owner, role)
-        yield Databases(urls.service, urls.owner, role)
+        yield Databases(urls.service, urls.owner, role, server)
     finally:
         server.stop()
 
@@ -58,7 +66,9 @@ def database_of(settings: Settings, *, for_long: bool = False) -> Iterator[Datab
 def serve(settings: Settings, host: str, port: int) -> None:
     """Serve until SIGINT or SIGTERM; requests under way and heartbeats taken are finished first.
 
-    Raises :class:`~app.settings.BadSettings` if the port is taken or the database cannot be served from.
+    An embedded database that ends meanwhile is started again. Raises :class:`~app.settings.BadSettings` if the port is
+    taken or the database cannot be served from, :class:`~app.db.embedded.EmbeddedPostgresError` if the embedded one
+    cannot be kept running: serving ends then, in order.
     """
     configure_logs(settings.log_format)
     _refuse_taken_port(host, port)
@@ -87,7 +97,36 @@ def serve(settings: Settings, host: str, port: int) -> None:
             date_header=False,
             timeout_graceful_shutdown=DRAIN_S,
         )
-        uvicorn.Server(config).run()
+        server = _Server(config, databases.embedded)
+        server.run()
+        if server.failure is not None:
+            raise server.failure
+
+
+class _Server(uvicorn.Server):
+    """The server, and the embedded database kept running beside it; it ends with ``failure`` if that is given up."""
+
+    def __init__(self, config: uvicorn.Config, embedded: EmbeddedPostgres | None) -> None:
+        super().__init__(config)
+        self._embedded = embedded
+        self.failure: BaseException | None = None
+
+    async def main_loop(self) -> None:
+        if self._embedded is None:
+            await super().main_loop()
+            return
+        keeper = asyncio.create_task(keep_running(self._embedded), name="keep-postgres-running")
+        keeper.add_done_callback(self._given_up)
+        try:
+            await super().main_loop()
+        finally:
+            keeper.cancel()
+            await asyncio.wait([keeper])
+
+    def _given_up(self, keeper: asyncio.Task[None]) -> None:
+        if not keeper.cancelled():
+            self.failure = keeper.exception()
+            self.should_exit = True
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -1,6 +1,7 @@
 """The composition root: everything is built here, once, from the settings, and nowhere else."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -33,6 +34,7 @@ from app.heartbeats.writer import TickWriter
 from app.http.answers import problem_response
 from app.http.auth import Authenticator
 from app.http.idempotency import purge
+from app.http.parameters import known_parameters
 from app.keys import KeyRing, Purpose
 from app.ledger.book import LedgerPorts
 from app.ledger.due import post_due
@@ -158,6 +160,7 @@ class Service:
     def _build_api(self, settings: Settings) -> FastAPI:
         admin_key = settings.bootstrap_admin_key
         authenticated = Depends(Authenticator(None if admin_key is None else admin_key.get_secret_value()))
+        called = [authenticated, Depends(known_parameters)]
         # The generated pages load scripts from elsewhere and are open, so they are off; the document itself is closed.
         api = FastAPI(
             title="Talktime",
@@ -183,9 +186,9 @@ class Service:
             settings_routes(self.database, self.ledger, self._clock, settings.min_session_s),
             pricing_routes(self.database, self._ids, self._clock),
         ):
-            api.include_router(router, dependencies=[authenticated])
+            api.include_router(router, dependencies=called)
 
-        @api.get("/openapi.json", include_in_schema=False, dependencies=[authenticated])
+        @api.get("/openapi.json", include_in_schema=False, dependencies=called)
         async def openapi() -> Response:
             return JSONResponse(api.openapi())
 
@@ -296,9 +299,8 @@ class _Front:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(PATH):
             await self._heartbeats(scope, receive, send)
-        elif scope["type"] == "http" and not _is_utf8(scope):
-            problem = Problem(INVALID_REQUEST, "the address is not UTF-8, percent-encoded")
-            await problem_response(problem)(scope, receive, send)
+        elif scope["type"] == "http" and (fault := _address_fault(scope)) is not None:
+            await problem_response(Problem(INVALID_REQUEST, fault))(scope, receive, send)
         else:
             await self._api(_segmented(scope), receive, send)
 
@@ -311,14 +313,21 @@ def _segmented(scope: Scope) -> Scope:
     return {**scope, "path": "/".join(quote(unquote_to_bytes(part), safe="") for part in raw_path.split(b"/"))}
 
 
-def _is_utf8(scope: Scope) -> bool:
-    """Whether the address is text. The server decodes other bytes to U+FFFD: many user ids would become one."""
+_BROKEN_ENCODING: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def _address_fault(scope: Scope) -> str | None:
+    """Why an address is not to be taken as the server decoded it: many user ids would become one; null if it may be."""
+    path, query = scope.get("raw_path", b""), scope.get("query_string", b"")
+    if _BROKEN_ENCODING.search(path) or _BROKEN_ENCODING.search(query):
+        return "a % in the address is not followed by two hexadecimal digits"
     try:
-        for part in (scope.get("raw_path", b""), scope.get("query_string", b"")):
-            unquote_to_bytes(part).decode("utf-8")
+        unquote_to_bytes(query).decode("utf-8")
+        decoded = unquote_to_bytes(path).decode("utf-8")
     except UnicodeDecodeError:
-        return False
-    return True
+        return "the address is not UTF-8, percent-encoded"
+    return "the path holds a control character" if _CONTROL.search(decoded) else None
 
 
 def _ledger_keys(settings: Settings) -> LedgerKeys:

@@ -24,8 +24,14 @@ def settings_with(data_dir: Path | None) -> Settings:
     return load_settings(**({} if data_dir is None else {"data_dir": data_dir}))
 
 
-def with_database(settings: Settings, work: Callable[[Database], Awaitable[Result]]) -> Result:
-    """Do ``work`` on the database that the settings name; an embedded one is started for it if it is down."""
+def with_database(
+    settings: Settings, work: Callable[[Database], Awaitable[Result]], *, existing: bool = False
+) -> Result:
+    """Do ``work`` on the database that the settings name; an embedded one is started for it if it is down.
+
+    ``existing``: for work that only reads. Where there is no embedded database yet none is made; raises
+    :class:`~app.db.embedded.EmbeddedPostgresError`.
+    """
 
     async def run(url: str) -> Result:
         database = Database(url, pool_size=1)
@@ -34,7 +40,7 @@ def with_database(settings: Settings, work: Callable[[Database], Awaitable[Resul
         finally:
             await database.close()
 
-    with database_of(settings) as databases:
+    with database_of(settings, existing=existing) as databases:
         return asyncio.run(run(databases.service))
 
 

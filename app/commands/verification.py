@@ -28,7 +28,7 @@ def verify(
         async with database.reading(statement_timeout_ms=VERIFY_TIMEOUT_MS) as transaction:
             return await verify_ledger(transaction, keys)
 
-    findings = with_database(settings, read)
+    findings = with_database(settings, read, existing=True)
     if as_json:
         print_json({"chain_checked": keys is not None, "findings": [_finding_document(item) for item in findings]})
     else:

@@ -15,6 +15,9 @@ MAX_DEPTH: Final = 64
 """Arrays and objects nested deeper are refused."""
 
 
+_NO_JSON: Final = ("NaN", "Infinity", "-Infinity")
+
+
 class JsonNumber(str):
     """The digits of a JSON number, or ``NaN``, ``Infinity``, ``-Infinity``, which lenient decoders let pass."""
 
@@ -33,17 +36,18 @@ class InvalidJson(ValueError):
     """The text is not JSON, or nests deeper than :data:`MAX_DEPTH`. The message holds nothing of the text."""
 
 
-def loads(text: bytes | str, *, unique_names: bool = False) -> object:
+def loads(text: bytes | str, *, unique_names: bool = False, strict: bool = False) -> object:
     """Decode JSON; numbers become :class:`JsonNumber`. Raises :class:`InvalidJson`.
 
-    Of a name that stands twice in an object the last value counts, unless ``unique_names`` are asked for.
+    Of a name that stands twice in an object the last value counts, unless ``unique_names`` are asked for. ``NaN`` and
+    its like, which are no JSON, pass unless it is ``strict``.
     """
     try:
         value = json.loads(
             text,
             parse_int=JsonNumber,
             parse_float=JsonNumber,
-            parse_constant=JsonNumber,
+            parse_constant=_refuse_constant if strict else JsonNumber,
             object_pairs_hook=_unique if unique_names else None,
         )
     except RecursionError:
@@ -57,9 +61,21 @@ def loads(text: bytes | str, *, unique_names: bool = False) -> object:
     return value
 
 
-def dumps(value: object) -> str:
-    """Encode what :func:`loads` gave, compactly, each number digit for digit, ``NaN`` and its like included."""
-    return "".join(_tokens(value))
+def dumps(value: object, *, strict: bool = False) -> str:
+    """Encode what :func:`loads` gave, compactly, each number digit for digit.
+
+    ``NaN`` and its like stay as they are, or become strings if it is ``strict``: then all of it is JSON.
+    """
+    return "".join(_tokens(value, strict))
+
+
+def plain_json(text: str) -> str:
+    """What :func:`dumps` gave as JSON for everybody: ``NaN`` and its like become strings, all else stays."""
+    return dumps(loads(text), strict=True) if any(name in text for name in _NO_JSON) else text
+
+
+def _refuse_constant(_name: str) -> object:
+    raise InvalidJson("NaN and Infinity are not JSON")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -85,24 +101,24 @@ def _depth(value: object) -> int:
     return deepest
 
 
-def _tokens(value: object) -> Iterator[str]:
+def _tokens(value: object, strict: bool) -> Iterator[str]:
     match value:
         case JsonNumber():
-            yield str(value)
+            yield f'"{value}"' if strict and value in _NO_JSON else str(value)
         case str():
             yield encode_basestring_ascii(value)
         case dict():
             yield "{"
             for position, (key, item) in enumerate(value.items()):
                 yield ("," if position else "") + encode_basestring_ascii(str(key)) + ":"
-                yield from _tokens(item)
+                yield from _tokens(item, strict)
             yield "}"
         case list() | tuple():
             yield "["
             for position, item in enumerate(value):
                 if position:
                     yield ","
-                yield from _tokens(item)
+                yield from _tokens(item, strict)
             yield "]"
         case None:
             yield "null"

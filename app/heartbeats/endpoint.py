@@ -120,7 +120,7 @@ async def _body(receive: Receive) -> bytes:
 def _read(body: bytes) -> tuple[str, str | None]:
     """The provider's session id and all other fields as JSON text, digit for digit; 422 if it is no heartbeat."""
     try:
-        document = loads(body.decode("utf-8"))
+        document = loads(body.decode("utf-8"), strict=True)
     except (InvalidJson, UnicodeDecodeError):
         raise invalid("", "is not valid JSON") from None
     if not isinstance(document, dict):

@@ -8,6 +8,9 @@ from datetime import UTC
 import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler
 
+from app.db.database import DatabaseUnavailable
+from app.schedule.failures import Failures
+
 log = structlog.get_logger(__name__)
 
 # A round that takes longer than its interval is no news: the next one takes up what is due.
@@ -23,15 +26,26 @@ class Alarms:
         )
 
     def every(self, seconds: float, name: str, work: Callable[[], Awaitable[object]]) -> None:
-        """Wake ``work`` every ``seconds`` of real time. What it raises is logged; the next alarm comes all the same."""
+        """Wake ``work`` every ``seconds`` of real time. What it raises is logged; the next alarm comes all the same.
+
+        Identical failures are logged once a minute, with ``repeated`` for those in between; a database that is down,
+        without a traceback.
+        """
+        failures = Failures()
 
         async def woken() -> None:
             try:
                 await work()
             except asyncio.CancelledError:
                 log.debug("alarm.cancelled", alarm=name)  # the service stops, and waits for the work itself
-            except Exception:
-                log.exception("alarm.failed", alarm=name)
+            except Exception as error:
+                repeated = failures.untold(error, asyncio.get_running_loop().time())
+                if repeated is None:
+                    return
+                if isinstance(error, DatabaseUnavailable):
+                    log.warning("alarm.database_unavailable", alarm=name, error=str(error), repeated=repeated)
+                else:
+                    log.exception("alarm.failed", alarm=name, repeated=repeated)
 
         self._scheduler.add_job(woken, "interval", seconds=seconds, id=name, name=name)
 

@@ -23,7 +23,6 @@ from app.db.database import Database, Transaction
 from app.errors import (
     IDEMPOTENCY_IN_FLIGHT,
     INSUFFICIENT_CREDITS,
-    PROVIDER_REFUSED,
     PROVIDER_UNCONFIRMED,
     Problem,
     invalid,
@@ -58,6 +57,7 @@ from app.sessions.records import (
     load_session,
     take_step,
 )
+from app.sessions.refusals import failure_problem, refusal_problem, why_refused
 from app.sessions.sealing import seal, unseal
 from app.sessions.tokens import WebhookTokens
 
@@ -123,8 +123,8 @@ class Starts:
     async def start(self, order: StartOrder, key: IdempotencyKey | None, actor: str) -> Answer:
         """Start a session: 201 with its connection, which no other answer holds.
 
-        Raises a :class:`~app.errors.Problem`: 402 ``insufficient-credits``, 409, 422, 502 ``provider-refused``,
-        504 ``provider-unconfirmed``.
+        Raises a :class:`~app.errors.Problem`: 402 ``insufficient-credits``, 409, 422 (``persona-not-accepted`` among
+        them), 502 ``provider-refused``, 504 ``provider-unconfirmed``.
         """
         if order.time_limit is not None and order.time_limit < self._limits.shortest:
             raise invalid("/time_limit_s", f"must be at least {seconds(self._limits.shortest)} seconds")
@@ -273,7 +273,7 @@ class Starts:
                 case Started():
                     answer = await self._confirm(transaction, book, session, outcome, key)
                 case Refused():
-                    answer = await self._refuse(transaction, book, session, outcome)
+                    answer = await self._refuse(transaction, book, session, outcome, key)
                 case Unconfirmed():
                     answer = await self._leave_open(transaction, book, session, outcome, key)
             await book.close()
@@ -323,13 +323,17 @@ class Starts:
             await complete(transaction, session.account_id, key, stored_part, sealed)
         return Answer(201, {"session": document, "connection_details": connection})
 
-    async def _refuse(self, transaction: Transaction, book: Book, session: Session, refused: Refused) -> Problem:
+    async def _refuse(
+        self, transaction: Transaction, book: Book, session: Session, refused: Refused, key: IdempotencyKey | None
+    ) -> Problem:
         if session.state is not State.STARTING:
             return _unconfirmed(session)  # a heartbeat proved the refusal wrong, or time ran out first
-        reason = (refused.message or refused.code)[:MAX_REASON]
         book.account.release(session.id)
-        await self._step(transaction, book, session, State.FAILED, f"refused: {reason}", due_at=None)
-        return refusal_problem(session, refused)
+        await self._step(transaction, book, session, State.FAILED, why_refused(refused)[:MAX_REASON], due_at=None)
+        problem = refusal_problem(session, refused)
+        if key is not None and problem.status in STORED_REFUSALS:
+            await complete(transaction, session.account_id, key, Answer(problem.status, problem_document(problem)))
+        return problem
 
     async def _leave_open(
         self,
@@ -383,24 +387,11 @@ class Starts:
         if session.state in {State.STARTING, State.UNCONFIRMED}:
             raise _unconfirmed(session)
         if session.state is State.FAILED:
-            raise Problem(
-                PROVIDER_REFUSED, "the session did not start", extra={"session_id": session.public_id}, headers=REPLAYED
-            )
+            failure = await failure_problem(transaction, session)
+            failure.headers.update(REPLAYED)
+            raise failure
         document = await session_document(transaction, session)
         return Answer(201, {"session": document, "connection_details": None}, REPLAYED)
-
-
-def refusal_problem(session: Session, refused: Refused) -> Problem:
-    """502 with the provider's own reason."""
-    return Problem(
-        PROVIDER_REFUSED,
-        refused.message or refused.code,
-        extra={
-            "session_id": session.public_id,
-            "provider_status": refused.status,
-            "provider_code": refused.code,
-        },
-    )
 
 
 def _unconfirmed(session: Session) -> Problem:

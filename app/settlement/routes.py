@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from app.core.charge import charge
 from app.core.ids import AccountThing, Kind, public_id
-from app.core.lossless_json import dumps
+from app.core.lossless_json import dumps, plain_json
 from app.core.units import format_instant
 from app.db.database import Database, Transaction
 from app.db.tables import charges, ticks
@@ -113,7 +113,7 @@ async def _heartbeats_page(
     found = (await transaction.execute(statement.limit(rows + 1))).all()
     shown = found[:rows]
     documents = [
-        {"received_at": format_instant(row.received_at), "extra": msgspec.Raw((row.extra or "{}").encode())}
+        {"received_at": format_instant(row.received_at), "extra": msgspec.Raw(plain_json(row.extra or "{}").encode())}
         for row in shown
     ]
     return page(documents, make_cursor(shown[-1].received_at, shown[-1].id) if len(found) > rows else None)
@@ -129,7 +129,7 @@ async def _snapshots_page(transaction: Transaction, key: AccountThing, rows: int
         {
             "requested_at": format_instant(item.pull.requested_at),
             "received_at": format_instant(item.pull.received_at),
-            "values": msgspec.Raw(dumps(item.values).encode()),
+            "values": msgspec.Raw(dumps(item.values, strict=True).encode()),
         }
         for item in found[:rows]
     ]

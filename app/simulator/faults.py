@@ -111,7 +111,7 @@ def parse_settings(value: object) -> dict[str, Setting]:
 def parse_setting(name: str, value: object) -> Setting:
     """One fault's setting: a probability, or an object of it and the number of times. Raises :class:`InvalidFault`."""
     if name not in KNOWN:
-        raise InvalidFault("unknown fault; GET /sim/faults lists those that exist")
+        raise InvalidFault("unknown fault; those that exist: " + ", ".join(KNOWN))
     count: object = None
     if isinstance(value, dict):
         if set(value) - {"probability", "count"}:

@@ -24,8 +24,8 @@ def run(*arguments: str, data_dir: Path, timeout: float = 120) -> subprocess.Com
     )
 
 
-def test_every_charge_comes_out_as_scripted_and_can_be_explained_afterwards(tmp_path: Path) -> None:
-    shown = run("demo", "--once", data_dir=tmp_path)
+def test_every_charge_comes_out_as_scripted_and_can_be_explained_afterwards(data_dir: Path) -> None:
+    shown = run("demo", "--once", data_dir=data_dir)
     assert shown.returncode == 0, shown.stdout + shown.stderr
     for act in ACTS:
         assert act.title in shown.stdout

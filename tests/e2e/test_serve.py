@@ -6,8 +6,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,10 +102,10 @@ def test_it_names_a_bad_and_an_unknown_setting_without_their_values(tmp_path: Pa
     assert "hunter" not in refused.stderr
 
 
-def test_what_was_acknowledged_survives_a_kill_and_it_stops_cleanly_when_told_to(tmp_path: Path) -> None:
+def test_what_was_acknowledged_survives_a_kill_and_it_stops_cleanly_when_told_to(data_dir: Path) -> None:
     with provider_host() as host:
         provider = host.script()
-        with serving(tmp_path, provider) as (process, url):
+        with serving(data_dir, provider) as (process, url):
             assert call("POST", f"{url}/v1/users/ada/grants", {"amount": "100"}).status_code == 201
             asked = {"user_id": "ada", "persona": "tutor", "scenario": "talk"}
             session = call("POST", f"{url}/v1/sessions", asked).json()["session"]
@@ -113,7 +114,7 @@ def test_what_was_acknowledged_survives_a_kill_and_it_stops_cleanly_when_told_to
                 assert call("POST", webhook, {"session_id": session["provider_session_id"]}).status_code == 204
             process.send_signal(signal.SIGKILL)
             process.wait()
-        with serving(tmp_path, provider) as (process, url):
+        with serving(data_dir, provider) as (process, url):
             kept = call("GET", f"{url}/v1/sessions/{session['id']}").json()
             assert kept["heartbeat_count"] == 20
             assert kept["held"] == "100"
@@ -124,3 +125,71 @@ def test_what_was_acknowledged_survives_a_kill_and_it_stops_cleanly_when_told_to
             assert "Traceback" not in log
             assert '"level": "error"' not in log
             assert "/webhooks/" not in log
+
+
+def ready(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/readyz", trust_env=False, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def wait_until(true: Callable[[], bool], limit_s: float = 60) -> None:
+    deadline = time.monotonic() + limit_s
+    while not true():
+        assert time.monotonic() < deadline, "not in time"
+        time.sleep(0.05)
+
+
+def server_of(data_dir: Path) -> int:
+    """The pid of the embedded database's server; 0 while there is none."""
+    try:
+        return int((data_dir / "postgres" / "cluster" / "postmaster.pid").read_text().splitlines()[0])
+    except FileNotFoundError:
+        return 0
+
+
+def renewed(url: str, data_dir: Path, killed: int) -> bool:
+    return ready(url) and server_of(data_dir) not in {0, killed}
+
+
+def test_an_embedded_database_that_was_killed_is_started_again(data_dir: Path) -> None:
+    with provider_host() as host, serving(data_dir, host.script()) as (process, url):
+        assert call("POST", f"{url}/v1/users/ada/grants", {"amount": "100"}).status_code == 201
+        for spent in (1, 2):
+            killed = server_of(data_dir)
+            os.kill(killed, signal.SIGKILL)
+            wait_until(partial(renewed, url, data_dir, killed))
+            assert call("POST", f"{url}/v1/users/ada/grants", {"amount": "1"}).status_code == 201
+            assert call("GET", f"{url}/v1/users/ada/balance").json()["balance"] == str(100 + spent)
+        last = server_of(data_dir)
+        process.send_signal(signal.SIGTERM)
+        log = process.communicate(timeout=30)[1].decode()
+        assert process.returncode == 0
+        assert log.count('"event": "postgres.ended"') == 2
+        assert '"event": "postgres.restarted"' in log
+        assert "Traceback" not in log
+        assert not Path(f"/proc/{last}").exists()
+
+
+def test_serve_ends_when_its_embedded_database_cannot_be_started_again(data_dir: Path) -> None:
+    with provider_host() as host, serving(data_dir, host.script()) as (process, _):
+        (data_dir / "postgres" / "cluster" / "global" / "pg_control").rename(data_dir / "pg_control")
+        os.kill(server_of(data_dir), signal.SIGKILL)
+        told = process.communicate(timeout=60)[1].decode()
+        assert process.returncode == 2
+        assert "PostgreSQL ended with code" in told
+        assert "Traceback" not in told
+
+
+def test_a_command_that_only_reads_says_that_there_is_no_database(tmp_path: Path) -> None:
+    told = subprocess.run(
+        [sys.executable, "-m", "app.cli", "explain", "ses_" + "0" * 52],
+        env=environment(tmp_path / "none"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 2
+    assert told.stderr.startswith(f"there is no database in {tmp_path}/none: ")
+    assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,9 @@
 """Bad input: a problem document with the right 4xx, nothing changed, nothing dangerous given back, never a 500."""
 
+import json
 from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx
 import pytest
@@ -569,7 +570,7 @@ async def test_an_id_of_nothing_is_a_404(talktime: World) -> None:
     changed = "0" if session[-1] != "0" else "1"
     odd = [
         "x", "ses_", "ses_" + "0" * 52, "ses_" + "z" * 52, "ses_" + "U" * 52, session[:-1], session + "0",
-        session.upper(), session.replace("ses_", "grt_"), session[:-1] + changed, card, "%00", "%F0%9F%98%80", "%FF",
+        session.upper(), session.replace("ses_", "grt_"), session[:-1] + changed, card, "%F0%9F%98%80", "%FF",
         "ses_" + "%D9%A0" * 52, "x" * 5_000, "' or 1=1", "%20", "null",
     ]  # fmt: skip
     with unchanged(talktime.service.database.conninfo):
@@ -619,7 +620,7 @@ async def test_a_wrong_method_is_a_405_that_says_what_is_allowed(talktime: World
 NO_ADDRESSES = [
     "/", "/v1", "/v1/", "/v2/sessions", "/v1/users", "/v1/users/", "/v1/users/a/b/balance", "/v1/sessions/x/y",
     "/webhooks/gabber", "/webhooks",
-    "/docs", "/redoc", "/v1/sessions/", "/v1/users/u/balance/", "/%00", "//v1/sessions", "/.env",
+    "/docs", "/redoc", "/v1/sessions/", "/v1/users/u/balance/", "//v1/sessions", "/.env",
 ]  # fmt: skip
 
 
@@ -627,6 +628,86 @@ async def test_an_unknown_address_is_a_404(talktime: World) -> None:
     for path in NO_ADDRESSES:
         problem(await talktime.client.get(f"http://talktime.example{path}"), 404, "not-found")
         problem(await talktime.client.post(f"http://talktime.example{path}", content=b"{"), 404, "not-found")
+
+
+BROKEN_ADDRESSES = [
+    "/v1/users/%zz/grants", "/%", "/v1/users/50%/grants", "/v1/users/%4/grants", "/v1/users/%%/grants",
+    "/v1/users/%2x/balance", "/v1/users/a%u0041/balance", "/v1/sessions/%", "/v1/rate-cards/%g0",
+    "/v1/sessions?user_id=%", "/v1/sessions?limit=%zz", "/v1/sessions?%=1",
+]  # fmt: skip
+CONTROLS = ["/%00", "/%0A", "/v1/users/a%0Ab/grants", "/v1/users/%C2%85/grants", "/v1/sessions/ses_%0A", "/v1%7F"]
+
+
+@pytest.mark.parametrize("address", [*BROKEN_ADDRESSES, *CONTROLS])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_broken_address_is_refused_and_never_taken_for_another(
+    talktime: World, address: str, method: str
+) -> None:
+    """As a server hands it on: the client of these tests would mend it before."""
+    path, _, query = address.partition("?")
+    key = talktime.settings.bootstrap_admin_key
+    assert key is not None
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http", "root_path": "",
+        "method": method, "path": unquote(path), "raw_path": path.encode(), "query_string": query.encode(),
+        "headers": [(b"host", b"x"), (b"authorization", f"Bearer {key.get_secret_value()}".encode())],
+        "server": ("x", 80), "client": ("x", 1),
+    }  # fmt: skip
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body(GRANT), "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with unchanged(talktime.service.database.conninfo):
+        await talktime.service.app(scope, receive, send)
+    assert sent[0]["status"] == 422
+    document = json.loads(sent[1]["body"])
+    assert document["type"] == "/problems/invalid-request"
+    assert document["detail"] == (
+        "the path holds a control character" if address in CONTROLS
+        else "a % in the address is not followed by two hexadecimal digits"
+    )  # fmt: skip
+
+
+async def test_a_parameter_that_the_call_does_not_know_or_that_stands_twice_is_refused(talktime: World) -> None:
+    user = talktime.user()
+    await talktime.grant(user, "100")
+    session = (await talktime.start(user))["id"]
+    entries = f"/v1/users/{user}/entries"
+    table: list[tuple[str, str, list[str]]] = [
+        ("GET", "/v1/sessions?bogus=1", ["/bogus"]),
+        ("GET", "/v1/sessions?limit=5&limit=6", ["/limit"]),
+        ("GET", "/v1/sessions?limit=5&limit=5", ["/limit"]),
+        ("GET", "/v1/sessions?Limit=5&a~b/c=1&=2", ["/Limit", "/a~0b~1c", "/"]),
+        ("GET", "/v1/sessions?user_id=a&user_id=b&state=live", ["/user_id"]),
+        ("GET", "/v1/sessions?started_before=", ["/started_before"]),
+        ("GET", f"{entries}?knd=grant", ["/knd"]),
+        ("GET", f"{entries}?kind=grant&kind=charge", ["/kind"]),
+        ("GET", f"{entries}?name=x", ["/name"]),
+        ("GET", f"/v1/users/{user}/balance?at=now", ["/at"]),
+        ("GET", f"/v1/users/{user}/grants?state", ["/state"]),
+        ("GET", "/v1/rate-cards?names=x", ["/names"]),
+        ("GET", f"/v1/sessions/{session}?x=", ["/x"]),
+        ("GET", f"/v1/sessions/{session}/charge?final=1", ["/final"]),
+        ("GET", f"/v1/sessions/{session}/snapshots?n=1", ["/n"]),
+        ("POST", f"/v1/sessions/{session}/reconcile?now=1", ["/now"]),
+        ("POST", f"/v1/users/{user}/grants?amount=1", ["/amount"]),
+        ("POST", "/v1/charges/preview?x=1", ["/x"]),
+        ("GET", "/openapi.json?x=1", ["/x"]),
+        ("GET", "/v1/sessions?%1B%5B=1", ["/\ufffd["]),
+        ("GET", "/v1/sessions?" + "&".join(f"p{n}=" for n in range(60)), [f"/p{n}" for n in range(50)]),
+    ]
+    with unchanged(talktime.service.database.conninfo):
+        for method, address, expected in table:
+            content = body(GRANT) if method == "POST" else b""
+            response = await talktime.client.request(method, address, content=content)
+            assert pointers(response) == expected, address
+    del talktime.client.headers["Authorization"]
+    problem(await talktime.client.get("/v1/sessions?bogus=1"), 401, "unauthorized")
+    assert (await talktime.client.get("/healthz?bogus=1")).status_code == 200
 
 
 # Users by any name
@@ -682,7 +763,7 @@ async def test_an_unknown_persona_is_refused_by_the_provider_and_releases_the_ho
     response = await talktime.client.post(
         "/v1/sessions", json={"user_id": user, "persona": "nobody", "scenario": "talk"}
     )
-    document = problem(response, 502, "provider-refused")
+    document = problem(response, 422, "persona-not-accepted")
     session = await talktime.get(f"/v1/sessions/{document['session_id']}")
     assert (session["state"], session["held"], session["charged"]) == ("failed", "0", None)
     assert await talktime.balance(user) == before

@@ -1,12 +1,12 @@
 """The embedded server with real programs, real processes and real kills."""
 
+import asyncio
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -18,13 +18,13 @@ import psycopg
 import pytest
 from sqlalchemy import create_engine, text
 
-from app.db.embedded import DatabaseUrls, EmbeddedPostgres, EmbeddedPostgresError
+from app.db.embedded import DatabaseUrls, EmbeddedPostgres, EmbeddedPostgresError, keep_running
 from app.db.embedded.accounts import Account, account_for_new_cluster, can_enter
 from app.db.embedded.binaries import find_binaries
 from app.db.embedded.places import MAX_SOCKET_PATH_BYTES, Places
-from app.db.embedded.process import _processes_in
+from app.db.embedded.process import _processes_in, why_not_connected
 from tests.support.hold_postgres import interpreter_for
-from tests.support.postgres import ask, scratch_folder, tell
+from tests.support.postgres import ask, open_folder, scratch_folder, tell
 
 ROOT = Path(__file__).parents[2]
 DEATH_LIMIT_S = 8
@@ -56,13 +56,6 @@ def folder() -> Iterator[Path]:
 def disk_folder() -> Iterator[Path]:
     """The same for programs: memory may be mounted so that nothing in it can be executed."""
     yield from open_folder(Path("/tmp"))
-
-
-def open_folder(parent: Path) -> Iterator[Path]:
-    path = Path(tempfile.mkdtemp(prefix="talktime-", dir=parent))
-    path.chmod(0o755)
-    yield path
-    shutil.rmtree(path)
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +190,38 @@ def test_a_start_right_after_the_parent_was_killed_waits_for_its_server(made: Pa
         child.wait()
         with running(EmbeddedPostgres(made)) as again:
             assert ask(again.owner, "SELECT n FROM soon") == [(1,)]
+
+
+def test_a_server_that_ends_is_started_again_but_not_without_end(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.db.embedded.keeper.MAX_RESTARTS", 2)
+    server = EmbeddedPostgres(made)
+    pid_file = (made / "postgres").resolve() / "cluster" / "postmaster.pid"
+
+    def kill() -> str:
+        pid = pid_file.read_text().splitlines()[0]
+        os.kill(int(pid), signal.SIGKILL)
+        return pid
+
+    def wait_for_another_than(pid: str, url: str) -> None:
+        deadline = time.monotonic() + 30
+        while not (pid_file.exists() and pid_file.read_text().splitlines()[:1] != [pid] and not why_not_connected(url)):
+            assert time.monotonic() < deadline, "not started again in time"
+            time.sleep(0.01)
+
+    async def play(url: str) -> None:
+        async with asyncio.timeout(60):
+            keeper = asyncio.create_task(keep_running(server, look_s=0.01))
+            for _ in range(2):
+                await asyncio.to_thread(wait_for_another_than, kill(), url)
+            kill()
+            with pytest.raises(EmbeddedPostgresError, match="ended 3 times within 600 s, the last time with code -9"):
+                await keeper
+
+    with running(server) as urls:
+        tell(urls.owner, "DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT 1 AS n")
+        asyncio.run(play(urls.owner))
+    with running(server) as urls:
+        assert ask(urls.owner, "SELECT n FROM kept") == [(1,)]
 
 
 def test_two_processes_share_one_server_until_the_last_is_done(made: Path) -> None:

@@ -22,7 +22,7 @@ from app.heartbeats.endpoint import PATH
 from app.heartbeats.writer import Tick, TickWriter
 from app.keys import KeyRing, Purpose
 from app.sessions.tokens import WebhookTokens
-from tests.support.postgres import WorkerDatabases, ask
+from tests.support.postgres import WorkerDatabases, ask, tell
 from tests.support.problems import pointers, problem
 from tests.support.unchanged import unchanged
 from tests.support.world import World
@@ -299,7 +299,9 @@ async def test_a_malformed_heartbeat_is_refused_at_its_place(talktime: World) ->
         b'{"session_id":{}}': "/session_id", b'{"session_id":[]}': "/session_id", b'{"session_id":""}': "/session_id",
         b'{"session_id":"\\u0000"}': "/session_id", b'{"session_id":"\\ud800"}': "/session_id",
         b'{"session_id":"\\u202e"}': "/session_id", b'{"session_id":"' + b"x" * 201 + b'"}': "/session_id",
-        b'{"Session_id":"x"}': "/session_id",
+        b'{"Session_id":"x"}': "/session_id", b"NaN": "", b'{"session_id":"x","a":NaN}': "",
+        b'{"session_id":"x","a":[{"b":Infinity}]}': "", b'{"session_id":"x","a":-Infinity}': "",
+        b'{"session_id":NaN}': "", b'{"session_id":"x","a":nan}': "",
     }  # fmt: skip
     with unchanged(talktime.service.database.conninfo):
         for session in (bound, unbound):
@@ -314,6 +316,7 @@ EXTRAS = [
     '{"a":"\\u0000","\\u0000":"b","c":"\\ud800","d":"\\udc00\\ud800"}',
     '{"a":"\\u00e9\\ud83d\\ude00","b":{"c":[{"d":1.0}]}}',
     '{"":1}',
+    '{"a":"NaN","Infinity":"-Infinity"}',
 ]
 
 
@@ -326,6 +329,18 @@ async def test_further_fields_are_kept_digit_for_digit(talktime: World, extra: s
         assert (await talktime.client.post(talktime.webhook(session), content=content)).status_code == 204
     answer = await talktime.client.get(f"/v1/sessions/{session['id']}/heartbeats")
     assert answer.text.count(f'"extra":{extra}') == 2
+
+
+async def test_what_was_once_stored_and_is_no_json_is_shown_as_strings(talktime: World) -> None:
+    session = await live(talktime)
+    account, id_ = talktime.key(session)
+    tell(
+        talktime.service.database.conninfo,
+        "insert into ticks (account_id, session_id, received_at, id, extra) values "
+        f"""('{account}', '{id_}', '2026-03-01T12:00:00Z', 1, '{{"a":NaN,"b":[-Infinity,1.50],"c":"NaN"}}')""",
+    )
+    answer = await talktime.client.get(f"/v1/sessions/{session['id']}/heartbeats")
+    assert '"extra":{"a":"NaN","b":["-Infinity",1.50],"c":"NaN"}' in answer.text
 
 
 async def test_a_heartbeat_without_further_fields_shows_none(talktime: World) -> None:

@@ -190,12 +190,12 @@ REFUSALS: list[tuple[int, Any, str]] = [
     (400, {"type": "usage_limit_exceeded", "message": "out of credit"}, "usage_limit_exceeded"),
     (400, {"type": "project_disabled", "message": "off"}, "project_disabled"),
     (400, {"type": "moderation_error", "message": "no"}, "moderation_error"),
-    (400, {"type": "invalid_input", "message": "persona"}, "invalid_input"),
     (400, ["odd"], "http_400"),
     (400, {"type": "<script>", "message": {"x": 1}}, "http_400"),
     (401, {"error": "key"}, "http_401"),
     (403, {}, "http_403"),
     (404, {}, "http_404"),
+    (422, {"type": "invalid_input", "message": "not by a 400"}, "invalid_input"),
     (429, {"error": "slow down"}, "http_429"),
 ]
 
@@ -215,14 +215,61 @@ async def test_a_refusal_fails_the_session_and_releases_its_hold(
     assert len(talktime.provider.starts) == 1
 
 
+@pytest.mark.parametrize("path", ["/v1/sessions", "/api/start_session"])
+async def test_a_persona_that_the_provider_does_not_take_is_the_callers_to_mend(talktime: World, path: str) -> None:
+    user, headers = await funded(talktime), {"Idempotency-Key": uuid4().hex}
+    before = await talktime.balance(user)
+    talktime.provider.start_status = 400
+    talktime.provider.start_body = {"type": "invalid_input", "message": "persona not found"}
+    response = await talktime.client.post(path, json=order(user), headers=headers)
+    document = problem(response, 422, "persona-not-accepted")
+    assert document["detail"] == "persona not found"
+    assert (document["provider_status"], document["provider_code"]) == (400, "invalid_input")
+    session = await talktime.get(f"/v1/sessions/{document['session_id']}")
+    assert (session["state"], session["held"], session["charged"]) == ("failed", "0", None)
+    assert await talktime.balance(user) == before
+    # Stored: the provider's change of mind does not reach this key.
+    talktime.provider.start_status, talktime.provider.start_body = 200, None
+    again = await talktime.client.post(path, json=order(user), headers=headers)
+    assert (again.status_code, again.content) == (422, response.content)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert again.headers["content-type"] == "application/problem+json"
+    assert len(talktime.provider.starts) == 1
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "detail"),
+    [
+        ({"type": "usage_limit_exceeded", "message": "out of credit: 7 left"}, "usage_limit_exceeded", None),
+        (["odd"], "http_429", "http_429"),
+        ({"type": "x", "message": "y" * 1_000}, "x", "y" * 300),
+    ],
+)
+async def test_a_refusal_is_told_again_with_the_providers_reason(
+    talktime: World, said: Any, code: str, detail: str | None
+) -> None:
+    user, key = await funded(talktime), uuid4().hex
+    talktime.provider.start_status, talktime.provider.start_body = 429, said
+    first = await start(talktime, user, key)
+    document = problem(first, 502, "provider-refused")
+    assert (document["provider_status"], document["provider_code"]) == (429, code)
+    assert document["detail"] == (detail or said["message"])
+    talktime.provider.start_status, talktime.provider.start_body = 200, None
+    again = await start(talktime, user, key)
+    assert (again.status_code, again.json()) == (502, document)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert "idempotency-replayed" not in first.headers
+
+
 async def test_a_provider_that_cannot_be_reached_has_refused(databases: WorkerDatabases) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         nobody = ScriptedProvider(f"http://127.0.0.1:{unused.getsockname()[1]}", "a-key-of-nobody")
         async with world(databases.urls.service, nobody) as talktime:
             user = await funded(talktime)
-            document = problem(await start(talktime, user), 502, "provider-refused")
-            assert (document["provider_status"], document["provider_code"]) == (None, "unreachable")
+            first = problem(await start(talktime, user, "unreachable"), 502, "provider-refused")
+            assert (first["provider_status"], first["provider_code"]) == (None, "unreachable")
+            assert problem(await start(talktime, user, "unreachable"), 502) == first
             assert (await only_session(talktime, user))["state"] == "failed"
             assert (await talktime.balance(user))["available"] == "100"
 
@@ -236,7 +283,7 @@ async def test_nothing_that_the_provider_says_gives_away_a_secret(talktime: Worl
 
     talktime.provider.before_start, talktime.provider.start_status = echo, 400
     response = await start(talktime, user)
-    problem(response, 502, "provider-refused")
+    problem(response, 422, "persona-not-accepted")
     token = talktime.provider.starts[0]["webhook"].rpartition("/")[2]
     assert talktime.provider.api_key not in response.text
     assert token not in response.text
@@ -383,7 +430,8 @@ async def test_a_start_that_a_crash_cut_off_is_found_and_given_up(
     assert list(dict.fromkeys(states)) == ["starting", "unconfirmed", "failed"]
     assert states.index("unconfirmed") * 5 + 5 == 40
     assert (await talktime.balance(user))["available"] == "100"
-    problem(await start(talktime, user, "cut-off"), 502, "provider-refused")
+    document = problem(await start(talktime, user, "cut-off"), 502, "provider-refused")
+    assert document["detail"] == "no heartbeat came"
     assert talktime.provider.starts == []
 
 

@@ -117,6 +117,16 @@ def scratch_folder() -> Path:
     return Path(tempfile.gettempdir())
 
 
+def open_folder(parent: Path) -> Iterator[Path]:
+    """A new short folder that every account can enter (pytest's own are long and closed); removed in the end."""
+    path = Path(tempfile.mkdtemp(prefix="talktime-", dir=parent))
+    path.chmod(0o755)
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path)
+
+
 @contextmanager
 def _server(run_id: str) -> Iterator[tuple[str, str | None]]:
     """A superuser's URL and the password of the roles on that server."""

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from app.core.lossless_json import MAX_DEPTH, InvalidJson, JsonNumber, dumps, loads
+from app.core.lossless_json import MAX_DEPTH, InvalidJson, JsonNumber, dumps, loads, plain_json
 
 
 @pytest.mark.parametrize(
@@ -48,6 +48,21 @@ def test_a_number_has_an_exact_value_if_it_has_any(text: str, value: Decimal | N
 )  # fmt: skip
 def test_everything_else_comes_out_as_it_went_in_lone_surrogates_included(text: str) -> None:
     assert dumps(loads(text)) == text
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_what_is_no_number_of_json_is_refused_or_shown_as_a_string_where_it_has_to_be_json(constant: str) -> None:
+    text = f'{{"a":[{constant},1.50,"{constant}",-0],"{constant}":1e400}}'
+    for part in (text, constant, f"[{constant}]"):
+        with pytest.raises(InvalidJson):
+            loads(part, strict=True)
+    assert dumps(loads(text), strict=True) == f'{{"a":["{constant}",1.50,"{constant}",-0],"{constant}":1e400}}'
+    assert plain_json(text) == dumps(loads(text), strict=True)
+    assert loads(f'["{constant}"]', strict=True) == [constant]
+
+
+def test_what_is_json_is_shown_as_it_is() -> None:
+    assert plain_json('{"a":1.50,"b":"\\ud800"}') == '{"a":1.50,"b":"\\ud800"}'
 
 
 def test_a_text_of_digits_stays_a_text() -> None:

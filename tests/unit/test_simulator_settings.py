@@ -4,7 +4,9 @@ import json
 from collections import Counter
 
 import pytest
+from typer.testing import CliRunner
 
+from app.cli import cli
 from app.core.lossless_json import loads
 from app.core.units import US_PER_S, Micros
 from app.ports.clock import SystemClock
@@ -120,6 +122,14 @@ def test_faults(text: str) -> None:
 def test_no_faults(text: str) -> None:
     with pytest.raises(InvalidFault):
         parse_settings(loads(text))
+
+
+def test_the_command_names_the_faults_that_exist_as_no_server_runs_yet() -> None:
+    shown = CliRunner(env={"COLUMNS": "4000"}).invoke(cli, ["gabber-sim", "--fault", "x"])
+    assert shown.exit_code == 2
+    assert "--fault x: unknown fault; those that exist: " in shown.output
+    assert all(name in shown.output for name in KNOWN)
+    assert "GET /sim/faults" not in shown.output
 
 
 def test_a_seed_strikes_the_same_faults_again_and_about_as_often_as_said() -> None:

@@ -8,7 +8,8 @@ Errors: :class:`EmbeddedPostgresError`, with a message for the operator.
 """
 
 from app.db.embedded.errors import EmbeddedPostgresError
+from app.db.embedded.keeper import keep_running
 from app.db.embedded.roles import DatabaseUrls
 from app.db.embedded.server import EmbeddedPostgres
 
-__all__ = ["DatabaseUrls", "EmbeddedPostgres", "EmbeddedPostgresError"]
+__all__ = ["DatabaseUrls", "EmbeddedPostgres", "EmbeddedPostgresError", "keep_running"]

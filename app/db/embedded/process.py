@@ -111,6 +111,10 @@ class PostgresProcess:
                 )
             time.sleep(_POLL_S)
 
+    def exit_code(self) -> int | None:
+        """The code with which the server has ended (negative: by a signal); null while it runs."""
+        return self._child.poll()
+
     def stop(self) -> None:
         """End the server and wait for it: no zombie blocks the next start. Open sessions are rolled back."""
         for sign, timeout_s in ((signal.SIGINT, FAST_STOP_TIMEOUT_S), (signal.SIGQUIT, IMMEDIATE_STOP_TIMEOUT_S)):

@@ -48,7 +48,10 @@ _POLL_S: Final = 0.02
 
 
 class EmbeddedPostgres:
-    """The PostgreSQL of one data folder. Synchronous; to be used from the main thread, before an event loop starts."""
+    """The PostgreSQL of one data folder. Synchronous; to be used from the main thread, before an event loop starts.
+
+    While a loop runs, only what says so may be called.
+    """
 
     def __init__(
         self,
@@ -123,10 +126,59 @@ class EmbeddedPostgres:
             self._users_lock.release()
             self._owner_lock.release()
 
+    def exit_code(self) -> int | None:
+        """The code with which an owned server has ended by itself; null while it runs, and if none is owned."""
+        return None if self._process is None else self._process.exit_code()
+
+    def clear_after_death(self) -> None:
+        """Wait for the last processes of an owned server that has ended. From any thread.
+
+        Raises :class:`EmbeddedPostgresError`.
+        """
+        with self._operator_errors():
+            clear_leftover(self._dead().home.cluster)
+
+    def start_again(self) -> None:
+        """Start an owned server that has ended and was cleared; it keeps its URLs. Main thread; does not wait for it.
+
+        Raises :class:`EmbeddedPostgresError`.
+        """
+        dead = self._dead()
+        with self._operator_errors():
+            binaries = find_binaries(
+                self._bin_dir, account=dead.home.account, major=_major_of(dead.home.cluster), places=self._places
+            )
+            self._process = PostgresProcess.spawn(
+                dead.home, postgres=binaries.bin_dir / "postgres", socket=dead.socket, durable=self._durable
+            )
+
+    def wait_until_ready(self) -> None:
+        """Wait until an owned server accepts connections. From any thread. Raises :class:`EmbeddedPostgresError`."""
+        if self._process is None:
+            raise RuntimeError("no server is owned")
+        with self._operator_errors():
+            self._process.wait_until_ready()
+
+    def _dead(self) -> PostgresProcess:
+        if self._process is None or self._process.exit_code() is None:
+            raise RuntimeError("no owned server has ended")
+        return self._process
+
+    @property
+    def log(self) -> Path:
+        """Where the server writes its log."""
+        return self._data_dir / "postgres" / "postgres.log"
+
     @property
     def owned(self) -> bool:
         """Whether this object started the server and will stop it."""
         return self._process is not None
+
+    @property
+    def has_cluster(self) -> bool:
+        """Whether there is a database in the folder. Raises :class:`EmbeddedPostgresError` if it is gone elsewhere."""
+        home = existing_home(self._data_dir)
+        return home is not None and (home / "cluster").exists()
 
     @classmethod
     @contextmanager
