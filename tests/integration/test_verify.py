@@ -98,9 +98,17 @@ class Story:
     """To the database itself."""
 
     def after(
-        self, statements: str, keys: LedgerKeys | None = LEDGER_KEYS, heads: Sequence[bytes] = ()
+        self,
+        statements: str,
+        keys: LedgerKeys | None = LEDGER_KEYS,
+        heads: Sequence[bytes] = (),
+        *,
+        protected: bool = True,
     ) -> list[Finding]:
-        """What verify finds after ``statements``, run by a superuser with all triggers off; then all is as before."""
+        """What verify finds after ``statements``, run by a superuser with all triggers off; then all is as before.
+
+        ``protected``: the triggers that refuse changes are on again.
+        """
 
         async def tamper(connection: AsyncConnection) -> None:
             for table in (*APPEND_ONLY, "accounts", "grants", "sessions", "holds", "hold_lines"):
@@ -108,6 +116,9 @@ class Story:
             for statement in statements.split(";"):
                 changed = await connection.execute(text(_with_accounts(statement)))
                 assert changed.rowcount > 0, f"tampered with nothing: {statement}"
+            for table in APPEND_ONLY if protected else ():
+                await connection.execute(text(f"alter table {table} enable always trigger refuse_change"))
+                await connection.execute(text(f"alter table {table} enable always trigger refuse_truncate"))
 
         return self.found_after(self.superuser, tamper, keys, heads)
 
@@ -328,9 +339,39 @@ def test_a_contradiction_is_found_by_name(story: Story, statements: str, expecte
     assert {item.check for item in story.after(statements)} >= set(expected.split())
 
 
+def test_triggers_left_off_are_found_by_table(story: Story) -> None:
+    found = story.after("select 1", protected=False)
+    assert {(item.check, item.row) for item in found} == {("append-only", f"table {table}") for table in APPEND_ONLY}
+    assert len(found) == 2 * len(APPEND_ONLY)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "drop trigger refuse_change on entries",
+        "drop trigger refuse_truncate on entries",
+        "alter table entries enable trigger refuse_change",
+        "alter table entries enable replica trigger refuse_change",
+        "alter table entries disable trigger user",
+        ("drop trigger refuse_change on entries; create trigger refuse_change before update or delete on entries "
+         "for each row when (false) execute function refuse_change();"
+         "alter table entries enable always trigger refuse_change"),
+        ("create or replace function refuse_change() returns trigger language plpgsql as "
+         "'begin return coalesce(new, old); end'"),
+    ],
+)  # fmt: skip
+def test_a_protection_weakened_by_the_owner_is_found(story: Story, statement: str) -> None:
+    async def weaken(connection: AsyncConnection) -> None:
+        await connection.execute(text(statement))
+
+    found = story.found_after(story.urls.owner, weaken)
+    assert ("append-only", "table entries") in {(item.check, item.row) for item in found}
+    assert {item.check for item in found} == {"append-only"}
+
+
 def test_every_check_is_seen_to_fire() -> None:
     expected = {name for _, _, names in TAMPERINGS for name in names.split()}
-    assert expected | {EXPORTED} == {check.name for check in CHECKS} | {CHAIN, IDENTITY, TERMS, EXPORTED}
+    assert expected | {EXPORTED, "append-only"} == {check.name for check in CHECKS} | {CHAIN, IDENTITY, TERMS, EXPORTED}
 
 
 @pytest.mark.parametrize(
@@ -615,10 +656,17 @@ def test_heads_are_exported_noted_and_held_against_the_ledger(
 
         superuser = make_url(urls.superuser).set(database=make_url(urls.service).database)
         loser = f"where account_id = '{account_id_of('loser')}'"
-        tables = ("postings", "entries", "grants", "events")
+        off, on = (
+            "alter table {0} disable trigger refuse_change;",
+            "alter table {0} enable always trigger refuse_change;",
+        )
         tell(
             superuser.render_as_string(hide_password=False),
-            "".join(f"alter table {table} disable trigger all; delete from {table} {loser};" for table in tables)
+            "".join(
+                f"{off.format(table)} delete from {table} {loser}; {on.format(table)}"
+                for table in ("postings", "entries", "events")
+            )
+            + f"delete from grants {loser};"
             + f"update accounts set seq = 0, balance = 0, event_seq = 0, head_mac = null, head_key = null,"
             f" last_entry_at = null, last_change_at = null {loser}",
         )

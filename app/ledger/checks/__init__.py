@@ -10,6 +10,7 @@ from app.ledger.checks.accounts import ACCOUNTS
 from app.ledger.checks.entries import ENTRIES
 from app.ledger.checks.grants import GRANTS
 from app.ledger.checks.holds import HOLDS
+from app.ledger.checks.protection import PROTECTION
 from app.ledger.checks.sessions import SESSIONS
 
-CHECKS: Final = (*ENTRIES, *ACCOUNTS, *GRANTS, *HOLDS, *SESSIONS)
+CHECKS: Final = (*ENTRIES, *ACCOUNTS, *GRANTS, *HOLDS, *SESSIONS, *PROTECTION)
