@@ -13,7 +13,21 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ARRAY, ColumnElement, FromClause, Row, Select, Uuid, column, func, select, text, tuple_
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    ColumnElement,
+    FromClause,
+    Row,
+    Select,
+    Uuid,
+    column,
+    func,
+    select,
+    text,
+    true,
+    tuple_,
+)
 from sqlalchemy.sql.expression import cast
 
 from app.core.chain import Entry, Funding, Posting, grant_mac, mac
@@ -30,6 +44,7 @@ CHAIN: Final = "entry-chain"
 IDENTITY: Final = "account-identity"
 TERMS: Final = "grant-terms"
 AT_ONCE: Final = 2_000
+_NESTED_LOOPS: Final = text("select set_config('enable_nestloop', :are, true)")
 
 
 async def verify(
@@ -44,11 +59,14 @@ async def verify(
     ``transaction`` must see one state throughout, as :meth:`app.db.database.Database.reading` gives it.
     """
     found = Findings()
+    # Whole tables are joined to each other; where statistics are old, a nested loop that seems cheap would never end.
+    await transaction.execute(_NESTED_LOOPS, {"are": "off"})
     for n, check in enumerate(CHECKS, 1):
         statement = f"select * from ({check.sql}) found order by account_id, row limit {MAX_FINDINGS + 1}"  # noqa: S608
         for row in await transaction.execute(text(statement)):
             found.add(Finding(check.name, row.account_id, row.row, row.detail))
         progress("checks", n, len(CHECKS))
+    await transaction.execute(_NESTED_LOOPS, {"are": "on"})
     await _identities(transaction, found, progress)
     if keys is not None:
         await _chains(transaction, keys, found, progress)
@@ -105,23 +123,21 @@ async def _with_content(transaction: Transaction, rows: Sequence[Row[Any]]) -> l
     """Entries with all that their MACs cover, and these as stored."""
     named = _keys_of((row.account_id, row.id) for row in rows)
     legs: dict[tuple[UUID, UUID], list[Posting]] = defaultdict(list)
-    for row in await transaction.execute(_joined(postings, postings.c.entry_id, named).order_by(postings.c.leg)):
+    for row in await transaction.execute(_of(named, postings.c.entry_id).order_by("leg")):
         legs[row.account_id, row.entry_id].append(Posting(row.ledger_account, row.amount))
     paid: dict[tuple[UUID, UUID], list[Funding]] = defaultdict(list)
-    for row in await transaction.execute(_joined(funding, funding.c.entry_id, named).order_by(funding.c.line)):
+    for row in await transaction.execute(_of(named, funding.c.entry_id).order_by("line")):
         paid[row.account_id, row.entry_id].append(Funding(row.debit_entry_id, row.grant_id, row.amount))
     opened = _keys_of((row.account_id, row.grant_id) for row in rows if _opens_grant(row))
     terms = {
         (row.account_id, row.id): terms_document(grant_of(row), row.cost_basis, row.reference)
-        for row in await transaction.execute(_joined(grants, grants.c.id, opened))
+        for row in await transaction.execute(_of(opened, grants.c.id))
     }
     charged = _keys_of({(row.account_id, row.session_id) for row in rows if row.session_id is not None})
-    evidence = _joined(charges, charges.c.session_id, charged).where(charges.c.entry_id.is_not(None))
+    digest = charges.c.account_id, charges.c.entry_id, charges.c.evidence_digest
     digests = {
         (row.account_id, row.entry_id): row.evidence_digest
-        for row in await transaction.execute(
-            evidence.with_only_columns(charges.c.account_id, charges.c.entry_id, charges.c.evidence_digest)
-        )
+        for row in await transaction.execute(_of(charged, charges.c.session_id, *digest))
     }
 
     def entry_of(row: Row[Any]) -> Entry:
@@ -186,8 +202,13 @@ def _keys_of(pairs: Iterable[tuple[UUID, UUID]]) -> FromClause:
     return named.render_derived()
 
 
-def _joined(table: FromClause, its_id: ColumnElement[UUID], named: FromClause) -> Select[Any]:
-    return select(table).join(named, (table.c.account_id == named.c.account_id) & (its_id == named.c.id))
+def _of(named: FromClause, its_id: Column[UUID], *columns: ColumnElement[Any]) -> Select[Any]:
+    """The rows of a table that have one of the keys ``named``: all of each, or ``columns``."""
+    table = its_id.table
+    mine = (table.c.account_id == named.c.account_id) & (its_id == named.c.id)
+    # The offset is a fence: each row is looked up by its key, however few the planner takes the table to have.
+    rows = select(*(columns or table.c)).where(mine).offset(0).lateral("rows")
+    return select(rows).select_from(named.join(rows, true()))
 
 
 async def _count(transaction: Transaction, table: FromClause) -> int:

@@ -21,11 +21,12 @@ ENTRIES: Final = (
         "An entry's amount is what its postings bring to the user's side: grants and credit.",
         """
         select e.account_id, 'entry ' || e.seq as row, 'amount ' || e.amount || ', the user''s side '
-               || coalesce(sum(p.amount), 0) as detail
-        from entries e left join postings p on p.account_id = e.account_id and p.entry_id = e.id
-             and (p.ledger_account = 'credit' or p.ledger_account like 'grants.%')
-        group by e.account_id, e.id, e.seq, e.amount
-        having coalesce(sum(p.amount), 0) <> e.amount
+               || coalesce(p.amount, 0) as detail
+        from entries e left join (
+            select account_id, entry_id,
+                   sum(amount) filter (where ledger_account = 'credit' or ledger_account like 'grants.%') as amount
+            from postings group by account_id, entry_id) p on p.account_id = e.account_id and p.entry_id = e.id
+        where coalesce(p.amount, 0) <> e.amount
         """,
     ),
     Check(

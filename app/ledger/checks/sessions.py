@@ -45,9 +45,10 @@ SESSIONS: Final = (
                           min(id::text) filter (where kind = 'charge') as id
                    from entries where kind in ('charge', 'rerate', 'refund') and session_id is not null
                    group by account_id, session_id) e on e.account_id = s.account_id and e.session_id = s.id
-        left join lateral (select (array_agg(entry_id order by version))[1] as entry_id,
-                                  (array_agg(amount order by version desc))[1] as amount
-                           from charges x where x.account_id = s.account_id and x.session_id = s.id) c on true
+        left join (select account_id, session_id, (array_agg(entry_id order by version))[1] as entry_id,
+                          (array_agg(amount order by version desc))[1] as amount
+                   from charges group by account_id, session_id) c
+                  on c.account_id = s.account_id and c.session_id = s.id
         where coalesce(e.charges, 0) <> (case when s.charged > 0 then 1 else 0 end)
            or -coalesce(e.charged, 0) <> coalesce(s.charged, 0)
            or e.id is distinct from c.entry_id::text
