@@ -11,7 +11,7 @@ from typer import Argument, Option
 
 from app import __version__
 from app.commands.common import AsJson, DataDir, fail, print_json, settings_with, with_database
-from app.commands.verification import verify
+from app.commands.verification import export, verify
 from app.core.ids import Kind, parse_public_id
 from app.core.rate_card import RateCard
 from app.db.database import Database, DatabaseUnavailable
@@ -37,6 +37,7 @@ cli = typer.Typer(
 cli.command("demo")(demo)
 cli.command("gabber-sim")(gabber_sim)
 cli.command("verify")(verify)
+cli.add_typer(export)
 
 
 @cli.command()

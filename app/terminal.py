@@ -1,9 +1,12 @@
 """What commands print for people: a charge, bucket by bucket."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, Final
 
 from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TaskID
 from rich.table import Table
 
 REASONS: Final = {
@@ -110,3 +113,17 @@ def show_findings(console: Console, findings: list[dict[str, Any]]) -> None:
     for finding in findings:
         table.add_row(finding["check"], finding["account_id"], finding["row"], finding["detail"])
     console.print(table, markup=False)
+
+
+@contextmanager
+def told_progress(console: Console, *, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each kind of thing that is read, told by calls with the kind, how many are done, and of how many."""
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not shown) as bars:
+        known: dict[str, TaskID] = {}
+
+        def tell(what: str, done: int, total: int) -> None:
+            if what not in known:
+                known[what] = bars.add_task(what)
+            bars.update(known[what], completed=done, total=total)
+
+        yield tell

@@ -2,117 +2,145 @@
 
 The checks of :mod:`app.ledger.checks` find what contradicts itself; the chain, recomputed here with keys that the
 database does not know, finds what was forged to agree. What neither can see alone: a last entry deleted together with
-all that follows from it, the account rewound. That shows only against heads that were exported after it.
+all that follows from it, the account rewound. That shows only against heads (:mod:`app.ledger.heads`) that were
+exported after it.
+
+However much there is, only :data:`AT_ONCE` rows of a kind are in memory.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, select, text
+from sqlalchemy import (
+    ARRAY,
+    Column,
+    ColumnElement,
+    FromClause,
+    Row,
+    Select,
+    Uuid,
+    column,
+    func,
+    select,
+    text,
+    true,
+    tuple_,
+)
+from sqlalchemy.sql.expression import cast
 
-from app.core.chain import Entry, Funding, Posting, mac
+from app.core.chain import Entry, Funding, Posting, grant_mac, mac
 from app.core.ids import account_id_of
 from app.db.database import Transaction
 from app.db.tables import accounts, charges, entries, funding, grants, postings
 from app.ledger.checks import CHECKS
+from app.ledger.findings import MAX_FINDINGS, Finding, Findings, Progress, untold
+from app.ledger.heads import HeadsFile, check_heads
 from app.ledger.keys import LedgerKeys
 from app.ledger.rows import grant_of, terms_document
 
-MAX_FINDINGS: Final = 100
-"""Each check reports at most so many rows."""
-
 CHAIN: Final = "entry-chain"
 IDENTITY: Final = "account-identity"
-_ACCOUNTS_AT_ONCE: Final = 200
+TERMS: Final = "grant-terms"
+AT_ONCE: Final = 2_000
+_OTHER_JOINS: Final = text(
+    "select set_config(name, :are, true) from unnest(array['enable_nestloop', 'enable_mergejoin']) name"
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One row that breaks a promise; ``check`` is its name in docs/invariants.md."""
-
-    check: str
-    account_id: UUID
-    row: str
-    detail: str
-
-
-async def verify(transaction: Transaction, keys: LedgerKeys | None) -> list[Finding]:
-    """All findings, check by check, at most :data:`MAX_FINDINGS` of each. ``keys`` null: the chain is left out.
+async def verify(
+    transaction: Transaction,
+    keys: LedgerKeys | None,
+    *,
+    heads: Sequence[HeadsFile] = (),
+    progress: Progress = untold,
+) -> Findings:
+    """All findings. ``keys`` null: the chain and the terms of grants are left out. ``heads``: exported earlier.
 
     ``transaction`` must see one state throughout, as :meth:`app.db.database.Database.reading` gives it.
     """
-    found: list[Finding] = []
-    for check in CHECKS:
-        statement = text(f"select * from ({check.sql}) found order by account_id, row limit {MAX_FINDINGS}")  # noqa: S608
-        rows = await transaction.execute(statement)
-        found.extend(Finding(check.name, row.account_id, row.row, row.detail) for row in rows)
-    chain: list[Finding] = []
-    identity: list[Finding] = []
-    after: UUID | None = None
-    while True:
-        page = select(accounts.c.account_id, accounts.c.user_id).order_by(accounts.c.account_id)
-        if after is not None:
-            page = page.where(accounts.c.account_id > after)
-        owners = (await transaction.execute(page.limit(_ACCOUNTS_AT_ONCE))).all()
-        if not owners:
-            break
-        after = owners[-1].account_id
-        identity.extend(
-            Finding(IDENTITY, owner.account_id, "account", "its id is not that of its user")
-            for owner in owners
-            if account_id_of(owner.user_id) != owner.account_id
-        )
-        if keys is not None:
-            chain.extend(await _broken_links(transaction, keys, [owner.account_id for owner in owners]))
-    return [*found, *identity[:MAX_FINDINGS], *chain[:MAX_FINDINGS]]
-
-
-async def _broken_links(transaction: Transaction, keys: LedgerKeys, among: Sequence[UUID]) -> list[Finding]:
-    """Entries whose MAC is not that of their content and the entry before them."""
-    by_account: dict[UUID, list[tuple[Entry, bytes]]] = defaultdict(list)
-    for entry, tag in await _entries(transaction, among):
-        by_account[entry.account_id].append((entry, tag))
-    found: list[Finding] = []
-    for account_id, chain in by_account.items():
-        previous: bytes | None = None
-        for entry, tag in chain:
-            key = keys.key(entry.key_id)
-            if key is None:
-                found.append(
-                    Finding(CHAIN, account_id, f"entry {entry.seq}", f"signed with key {entry.key_id}, not ours")
-                )
-            elif mac(entry, previous, key) != tag:
-                found.append(Finding(CHAIN, account_id, f"entry {entry.seq}", "its MAC does not fit"))
-            previous = tag
+    found = Findings()
+    # Whole tables are joined by all of their keys. Where statistics are old, a nested loop, or a merge by account
+    # alone, seems cheap and would never end.
+    await transaction.execute(_OTHER_JOINS, {"are": "off"})
+    for n, check in enumerate(CHECKS, 1):
+        statement = f"select * from ({check.sql}) found order by account_id, row limit {MAX_FINDINGS + 1}"  # noqa: S608
+        for row in await transaction.execute(text(statement)):
+            found.add(Finding(check.name, row.account_id, row.row, row.detail))
+        progress("checks", n, len(CHECKS))
+    await transaction.execute(_OTHER_JOINS, {"are": "on"})
+    await _identities(transaction, found, progress)
+    if keys is not None:
+        await _chains(transaction, keys, found, progress)
+        await _terms(transaction, keys, found, progress)
+    for exported in heads:
+        await check_heads(transaction, exported, found, progress)
     return found
 
 
-async def _entries(transaction: Transaction, among: Sequence[UUID]) -> list[tuple[Entry, bytes]]:
-    """The entries of some accounts in order, each with all that its MAC covers, and its MAC as stored."""
+async def _identities(transaction: Transaction, found: Findings, progress: Progress) -> None:
+    total, done = await _count(transaction, accounts), 0
+    page = select(accounts.c.account_id, accounts.c.user_id).order_by(accounts.c.account_id).limit(AT_ONCE)
+    rows = (await transaction.execute(page)).all()
+    while rows:
+        for row in rows:
+            if account_id_of(row.user_id) != row.account_id:
+                found.add(Finding(IDENTITY, row.account_id, "account", "its id is not that of its user"))
+        done += len(rows)
+        progress("accounts", done, total)
+        rows = (await transaction.execute(page.where(accounts.c.account_id > rows[-1].account_id))).all()
+
+
+async def _chains(transaction: Transaction, keys: LedgerKeys, found: Findings, progress: Progress) -> None:
+    """Entries whose MAC is not that of their content and the entry before them."""
+    total, done = await _count(transaction, entries), 0
+    place = tuple_(entries.c.account_id, entries.c.seq)
+    page = select(entries).order_by(entries.c.account_id, entries.c.seq).limit(AT_ONCE)
+    account_id: UUID | None = None
+    previous: bytes | None = None
+    rows = (await transaction.execute(page)).all()
+    while rows:
+        for entry, tag in await _with_content(transaction, rows):
+            if entry.account_id != account_id:
+                account_id, previous = entry.account_id, None
+            fault = _broken_link(entry, tag, previous, keys)
+            if fault is not None:
+                found.add(Finding(CHAIN, entry.account_id, f"entry {entry.seq}", f"{fault} (id {entry.id})"))
+            # After a broken link from what is stored: what follows is judged by itself.
+            previous = tag
+        done += len(rows)
+        progress("entries", done, total)
+        last = rows[-1]
+        rows = (await transaction.execute(page.where(place > tuple_(last.account_id, last.seq)))).all()
+
+
+def _broken_link(entry: Entry, tag: bytes, previous: bytes | None, keys: LedgerKeys) -> str | None:
+    key = keys.key(entry.key_id)
+    if key is None:
+        return f"signed with key {entry.key_id}, not ours"
+    return None if mac(entry, previous, key) == tag else "its MAC does not fit"
+
+
+async def _with_content(transaction: Transaction, rows: Sequence[Row[Any]]) -> list[tuple[Entry, bytes]]:
+    """Entries with all that their MACs cover, and these as stored."""
+    named = _keys_of((row.account_id, row.id) for row in rows)
     legs: dict[tuple[UUID, UUID], list[Posting]] = defaultdict(list)
-    for row in await transaction.execute(
-        select(postings).where(postings.c.account_id.in_(among)).order_by(postings.c.leg)
-    ):
+    for row in await transaction.execute(_of(named, postings.c.entry_id).order_by("leg")):
         legs[row.account_id, row.entry_id].append(Posting(row.ledger_account, row.amount))
     paid: dict[tuple[UUID, UUID], list[Funding]] = defaultdict(list)
-    for row in await transaction.execute(
-        select(funding).where(funding.c.account_id.in_(among)).order_by(funding.c.line)
-    ):
+    for row in await transaction.execute(_of(named, funding.c.entry_id).order_by("line")):
         paid[row.account_id, row.entry_id].append(Funding(row.debit_entry_id, row.grant_id, row.amount))
-    terms: dict[tuple[UUID, UUID | None], dict[str, Any]] = {
+    opened = _keys_of((row.account_id, row.grant_id) for row in rows if _opens_grant(row))
+    terms = {
         (row.account_id, row.id): terms_document(grant_of(row), row.cost_basis, row.reference)
-        for row in await transaction.execute(select(grants).where(grants.c.account_id.in_(among)))
+        for row in await transaction.execute(_of(opened, grants.c.id))
     }
-    digests: dict[tuple[UUID, UUID], bytes] = {
+    charged = _keys_of({(row.account_id, row.session_id) for row in rows if row.session_id is not None})
+    digest = charges.c.account_id, charges.c.entry_id, charges.c.evidence_digest
+    digests = {
         (row.account_id, row.entry_id): row.evidence_digest
-        for row in await transaction.execute(
-            select(charges.c.account_id, charges.c.entry_id, charges.c.evidence_digest).where(
-                charges.c.account_id.in_(among), charges.c.entry_id.is_not(None)
-            )
-        )
+        for row in await transaction.execute(_of(charged, charges.c.session_id, *digest))
     }
 
     def entry_of(row: Row[Any]) -> Entry:
@@ -133,12 +161,58 @@ async def _entries(transaction: Transaction, among: Sequence[UUID]) -> list[tupl
             created_at=row.created_at,
             postings=legs[key],
             funding=paid[key],
-            terms=terms.get((row.account_id, row.grant_id)) if row.kind == "grant" else None,
+            terms=terms.get((row.account_id, row.grant_id)) if _opens_grant(row) else None,
             charge_digest=digests.get(key),
             key_id=row.key_id,
         )
 
-    rows = await transaction.execute(
-        select(entries).where(entries.c.account_id.in_(among)).order_by(entries.c.account_id, entries.c.seq)
-    )
     return [(entry_of(row), row.mac) for row in rows]
+
+
+def _opens_grant(row: Row[Any]) -> bool:
+    return row.grant_id is not None and row.amount > 0
+
+
+async def _terms(transaction: Transaction, keys: LedgerKeys, found: Findings, progress: Progress) -> None:
+    """Grants whose terms are not those that were signed when they were made."""
+    total, done = await _count(transaction, grants), 0
+    place = tuple_(grants.c.account_id, grants.c.id)
+    page = select(grants).order_by(grants.c.account_id, grants.c.id).limit(AT_ONCE)
+    rows = (await transaction.execute(page)).all()
+    while rows:
+        for row in rows:
+            fault = None if row.terms_mac is None else _forged_terms(row, keys)
+            if fault is not None:
+                found.add(Finding(TERMS, row.account_id, f"grant {row.id}", fault))
+        done += len(rows)
+        progress("grants", done, total)
+        rows = (await transaction.execute(page.where(place > tuple_(rows[-1].account_id, rows[-1].id)))).all()
+
+
+def _forged_terms(row: Row[Any], keys: LedgerKeys) -> str | None:
+    key = keys.key(row.terms_key)
+    if key is None:
+        return f"signed with key {row.terms_key}, not ours"
+    terms = terms_document(grant_of(row), row.cost_basis, row.reference)
+    return None if grant_mac(row.account_id, terms, key) == row.terms_mac else "the MAC of its terms does not fit"
+
+
+def _keys_of(pairs: Iterable[tuple[UUID, UUID]]) -> FromClause:
+    """Pairs of account and row as a table of their own, so that each of their rows is looked up by its key."""
+    listed = list(pairs)
+    columns = [cast([pair[n] for pair in listed], ARRAY(Uuid)) for n in range(2)]
+    named = func.unnest(*columns).table_valued(column("account_id", Uuid), column("id", Uuid), name="named")
+    return named.render_derived()
+
+
+def _of(named: FromClause, its_id: Column[UUID], *columns: ColumnElement[Any]) -> Select[Any]:
+    """The rows of a table that have one of the keys ``named``: all of each, or ``columns``."""
+    table = its_id.table
+    mine = (table.c.account_id == named.c.account_id) & (its_id == named.c.id)
+    # The offset is a fence: each row is looked up by its key, however few the planner takes the table to have.
+    rows = select(*(columns or table.c)).where(mine).offset(0).lateral("rows")
+    return select(rows).select_from(named.join(rows, true()))
+
+
+async def _count(transaction: Transaction, table: FromClause) -> int:
+    return int((await transaction.execute(select(func.count()).select_from(table))).scalar_one())

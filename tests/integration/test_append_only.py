@@ -1,7 +1,10 @@
 """Rows of money and evidence are only added: every other way is refused, to the service by rights, to the owner too."""
 # ruff: noqa: E501 - tables, one case a line
 
+import shutil
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -9,8 +12,11 @@ from psycopg import sql
 from sqlalchemy import make_url
 
 from app.db.embedded import DatabaseUrls
+from app.db.embedded.roles import OWNER, SERVICE
 from app.db.tables import metadata
-from tests.support.postgres import WorkerDatabases, ask
+from app.running import database_of
+from app.settings import load_settings
+from tests.support.postgres import WorkerDatabases, ask, scratch_folder
 
 TABLES = tuple(sorted(table.name for table in metadata.tables.values() if table.info["append_only"]))
 MONEY = ("charges", "entries", "funding", "postings", "session_steps", "snapshots")
@@ -148,9 +154,25 @@ def test_the_owner_is_refused_by_triggers(filled: DatabaseUrls, table: str, way:
     assert "are only added, never changed or removed" in str(error)
 
 
-def test_the_owner_cannot_enter_replication_mode(filled: DatabaseUrls) -> None:
-    error = attempt(filled.owner, ["set session_replication_role = replica"], "entries")
-    assert isinstance(error, psycopg.errors.InsufficientPrivilege)
+@pytest.mark.parametrize("way", ["replication mode", "parameter of a function"])
+def test_the_owner_cannot_enter_replication_mode(filled: DatabaseUrls, way: str) -> None:
+    for table in TABLES:
+        assert isinstance(attempt(filled.owner, WAYS[way], table), psycopg.errors.InsufficientPrivilege)
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_an_owner_who_switches_triggers_off_must_say_so_and_leaves_it_in_the_catalogue(
+    filled: DatabaseUrls, table: str
+) -> None:
+    # No right can be taken from a table's owner. What is left off is found by verify, and so is what was changed.
+    on = "select tgname, tgenabled from pg_trigger where tgrelid = '{}'::regclass and not tgisinternal order by 1"
+    assert ask(filled.owner, on.format(table)) == [("refuse_change", "A"), ("refuse_truncate", "A")]
+    assert attempt(filled.owner, ["alter table {table} disable trigger refuse_change"], table) is None
+    with psycopg.connect(filled.owner) as connection:
+        connection.execute(f"alter table {table} disable trigger user".encode())
+        states = connection.execute(on.format(table).encode()).fetchall()
+        connection.rollback()
+    assert states == [("refuse_change", "D"), ("refuse_truncate", "D")]
 
 
 @pytest.mark.parametrize("way", OWNER_WAYS)
@@ -166,3 +188,63 @@ def test_replication_mode_switches_no_trigger_off(filled: DatabaseUrls, table: s
     if way == "truncate alone" and isinstance(error, psycopg.errors.FeatureNotSupported):
         return
     assert isinstance(error, psycopg.errors.RestrictViolation), error
+
+
+TICK = "insert into ticks values ('00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-000000000003', '{}', 1, null)"
+OF_HEARTBEATS = ("ticks", "ticks_default", "ticks_20260301")
+
+
+@pytest.fixture(scope="module")
+def with_heartbeats(filled: DatabaseUrls) -> DatabaseUrls:
+    """The database with a heartbeat in the default partition and one in a day's."""
+    with psycopg.connect(filled.service, autocommit=True) as connection:
+        connection.execute("select create_tick_partitions('2026-03-01', 1)")
+        for at in ("2026-03-01T12:00:00Z", "2026-03-02T12:00:00Z"):
+            connection.execute(TICK.format(at).encode())
+    return filled
+
+
+@pytest.mark.parametrize("table", OF_HEARTBEATS)
+def test_the_service_changes_no_heartbeat_not_even_directly_in_a_partition(
+    with_heartbeats: DatabaseUrls, table: str
+) -> None:
+    ways = WAYS | {"detach": ["alter table ticks detach partition ticks_default"]}
+    del ways["drop trigger"]  # they have none: no statement of ours changes them, and old partitions are dropped
+    allowed = []
+    for way, statements in ways.items():
+        error = attempt(
+            with_heartbeats.service, [s.replace("{table}_pkey", f"{table}_pkey") for s in statements], table
+        )
+        if error is None:
+            allowed.append(way)
+        else:
+            assert isinstance(error, psycopg.errors.InsufficientPrivilege), f"{way}: {error}"
+    assert allowed == []
+
+
+def test_the_service_may_add_and_read_heartbeats_through_their_table_only(with_heartbeats: DatabaseUrls) -> None:
+    assert ask(with_heartbeats.service, "select count(*) from ticks") == [(2,)]
+    assert attempt(with_heartbeats.service, [TICK.format("2026-03-01T12:00:01Z")], "ticks") is None
+    for partition in OF_HEARTBEATS[1:]:
+        for statement in ("select from {table}", "insert into {table} select * from ticks"):
+            error = attempt(with_heartbeats.service, [statement], partition)
+            assert isinstance(error, psycopg.errors.InsufficientPrivilege)
+
+
+def test_migrations_of_the_embedded_database_run_as_another_role_than_the_service() -> None:
+    folder = Path(tempfile.mkdtemp(dir=scratch_folder()))
+    folder.chmod(0o755)  # as root the server runs as another account
+    try:
+        with database_of(load_settings(data_dir=folder)) as databases:
+            assert (make_url(databases.owner).username, databases.service_role) == (OWNER, SERVICE)
+            assert make_url(databases.service).username == SERVICE
+            relations = (
+                "select distinct pg_get_userbyid(relowner) from pg_class where relnamespace = 'public'::regnamespace "
+                "union select distinct pg_get_userbyid(proowner) from pg_proc where pronamespace = 'public'::regnamespace"
+            )
+            assert ask(databases.service, relations) == [(OWNER,)]
+            assert ask(databases.service, f"select pg_has_role('{OWNER}', 'member')") == [(False,)]
+            for table in TABLES:
+                assert isinstance(attempt(databases.service, DELETE, table), psycopg.errors.InsufficientPrivilege)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -3,8 +3,9 @@
 import asyncio
 
 from app.db.database import Database
+from app.ledger.findings import Finding
 from app.ledger.keys import LedgerKeys
-from app.ledger.verify import Finding, verify
+from app.ledger.verify import verify
 
 LEDGER_KEYS = LedgerKeys([b"test-ledger-key-0123456789"])
 """The key of :func:`tests.support.world.world`."""
@@ -15,7 +16,7 @@ async def findings(service_url: str, keys: LedgerKeys | None = LEDGER_KEYS) -> l
     database = Database(service_url, pool_size=1)
     try:
         async with database.reading() as transaction:
-            return await verify(transaction, keys)
+            return (await verify(transaction, keys)).all
     finally:
         await database.close()
 
