@@ -1,10 +1,11 @@
-"""What commands print for people: a charge, bucket by bucket."""
+"""What commands print for people: a charge bucket by bucket, a user's credits, a period's."""
 
 from decimal import Decimal
 from typing import Any, Final
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 REASONS: Final = {
     "open_segment": "the last silence is still open: it counts once it is over",
@@ -110,3 +111,73 @@ def show_findings(console: Console, findings: list[dict[str, Any]]) -> None:
     for finding in findings:
         table.add_row(finding["check"], finding["account_id"], finding["row"], finding["detail"])
     console.print(table, markup=False)
+
+
+def show_grant(console: Console, document: dict[str, Any], *, new: bool) -> None:
+    """Print what was granted, or that it was granted before."""
+    what = f"{document['amount']} {document['kind']} credits for {document['user_id']}"
+    when = "" if document["state"] == "active" else f", effective {document['effective_at']}"
+    told = "Granted" if new else "Granted before, by the same reference"
+    console.print(f"{told}: {what}{when}.\n{document['id']}", markup=False, highlight=False, soft_wrap=True)
+
+
+BALANCE: Final = {
+    "balance": "balance",
+    "held": "held by sessions",
+    "credit_limit": "credit limit",
+    "available": "available",
+    "accrued": "accrued so far",
+    "talk_time_s": "talk time",
+}
+
+
+def show_balance(console: Console, document: dict[str, Any]) -> None:
+    """Print a balance; what is not known of the past is left out."""
+    title = Text(f"{document['user_id']}, {document['as_of']}")  # no mark-up of the user's
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column()
+    table.add_column(justify="right")
+    for name, words in BALANCE.items():
+        if document[name] is not None:
+            table.add_row(words, _s(document[name]) if name.endswith("_s") else document[name])
+    expiring = document["expiring_next"]
+    if expiring is not None:
+        table.add_row("expires next", f"{expiring['amount']} at {expiring['at']}")
+    console.print(table, markup=False)
+
+
+def show_statement(console: Console, document: dict[str, Any]) -> None:
+    """Print a page of a statement, and whether there is more."""
+    table = Table("No.", "Booked at", "Kind", "Amount", "Balance")
+    table.add_column("About", overflow="fold")  # an id that is cut short finds nothing
+    for column in (table.columns[0], table.columns[3], table.columns[4]):
+        column.justify = "right"
+    for entry in document["data"]:
+        about = [entry[name] for name in ("session_id", "grant_id", "reason", "reference") if entry[name] is not None]
+        table.add_row(
+            str(entry["seq"]),
+            entry["created_at"],
+            entry["kind"],
+            entry["amount"],
+            entry["balance_after"],
+            "\n".join(about),
+        )
+    console.print(table, markup=False)
+    if document["next_cursor"] is not None:
+        console.print("There are older entries: --limit shows more of them, --csv all.")
+
+
+def show_roll_forward(console: Console, document: dict[str, Any]) -> None:
+    """Print a period's credits, and what they are worth at the grants' cost basis."""
+    start = document["after"] or "the beginning"
+    until = document["before"] or f"{document['as_of']} (now)"
+    names = ("opening", "issued", "consumed", "expired", "voided", "corrections", "closing")
+    for title, suffix in (("Credits", ""), ("Value", "_value"), ("Without cost basis", "_without_cost_basis")):
+        table = Table("", *names, title=f"{title}, from {start} until {until}", title_justify="left")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for row in document["rows"]:
+            if row["kind"] == "total":
+                table.add_section()
+            table.add_row(row["kind"], *(row[name + suffix] for name in names))
+        console.print(table)
