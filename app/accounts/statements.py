@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ARRAY, Row, Select, Uuid, any_, bindparam, false, select
+from sqlalchemy import ARRAY, ColumnElement, Row, Select, Uuid, any_, bindparam, false, func, select
 
 from app.accounts.balances import is_known, unknown_user
 from app.core.entries import EntryKind
@@ -57,10 +57,25 @@ class EntryFilter:
             if thing is not None:
                 statement = statement.where(column == thing.id if thing.account_id == account_id else false())
         if self.after is not None:
-            statement = statement.where(entries.c.created_at >= self.after)
+            statement = statement.where(entries.c.seq > _last_before(account_id, self.after))
         if self.before is not None:
-            statement = statement.where(entries.c.created_at < self.before)
+            statement = statement.where(entries.c.seq <= _last_before(account_id, self.before))
         return statement
+
+
+def _last_before(account_id: UUID, instant: Instant) -> ColumnElement[int]:
+    """The number of the account's last entry before ``instant``, or 0.
+
+    Booking time never runs back within an account, so a period is a range of numbers: one that is long past is found by
+    the index of numbers, and not by walking back to it.
+    """
+    found = (
+        select(entries.c.seq)
+        .where(entries.c.account_id == account_id, entries.c.created_at < instant)
+        .order_by(entries.c.created_at.desc(), entries.c.seq.desc())
+        .limit(1)
+    )
+    return func.coalesce(found.correlate(None).scalar_subquery(), 0)
 
 
 def entry_filter(

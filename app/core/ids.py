@@ -5,13 +5,11 @@ that a bare id leads to its account (and to the machine that holds it) without a
 """
 
 import hashlib
-from base64 import b32encode
 from enum import StrEnum
 from typing import Final, NamedTuple
 from uuid import UUID
 
 _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
-_FROM_BASE32: Final = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", _ALPHABET)
 _VALUES: Final = {character: value for value, character in enumerate(_ALPHABET)}
 _UUID_BYTES: Final = 16
 _ACCOUNT_DOMAIN: Final = b"talktime/account/v1\x00"
@@ -67,9 +65,9 @@ def parse_reference_id(kind: Kind, text: str) -> UUID | None:
 
 
 def _encode(raw: bytes) -> str:
-    """The shortest base 32 of a number; filled up in front, where the library would fill up at the end."""
     length = -(-len(raw) * 8 // 5)
-    return b32encode(raw.rjust(-(-len(raw) // 5) * 5, b"\0")).decode()[-length:].translate(_FROM_BASE32)
+    value = int.from_bytes(raw)
+    return "".join(_ALPHABET[value >> 5 * place & 31] for place in reversed(range(length)))
 
 
 def _decode(kind: Kind, text: str, size: int) -> bytes | None:

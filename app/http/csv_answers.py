@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from typing import Final
 
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import StreamingResponse
 
 from app.http.accept import VARY
 
@@ -60,7 +60,9 @@ def _is_unseen(character: str) -> bool:
     return character.isspace() or unicodedata.category(character) == "Cf"
 
 
-async def csv_response(name: str, header: Sequence[str], pages: AsyncIterator[Sequence[Sequence[Cell]]]) -> Response:
+async def csv_response(
+    name: str, header: Sequence[str], pages: AsyncIterator[Sequence[Sequence[Cell]]]
+) -> StreamingResponse:
     """Stream ``pages`` of rows under ``header``, to be kept as ``name``.csv.
 
     The first page is read before the answer begins, so that what is wrong with the request can still be said. What
