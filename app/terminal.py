@@ -3,7 +3,7 @@
 from decimal import Decimal
 from typing import Any, Final
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -135,8 +135,8 @@ def show_balance(console: Console, document: dict[str, Any]) -> None:
     """Print a balance; what is not known of the past is left out."""
     title = Text(f"{document['user_id']}, {document['as_of']}")  # no mark-up of the user's
     table = Table(title=title, show_header=False, title_justify="left")
-    table.add_column()
-    table.add_column(justify="right")
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", overflow="fold")
     for name, words in BALANCE.items():
         if document[name] is not None:
             table.add_row(words, _s(document[name]) if name.endswith("_s") else document[name])
@@ -146,17 +146,26 @@ def show_balance(console: Console, document: dict[str, Any]) -> None:
     console.print(table, markup=False)
 
 
+TOLD_OF_ENTRIES: Final[dict[str, JustifyMethod]] = {
+    "No.": "right",
+    "Booked at": "left",
+    "Kind": "left",
+    "Amount": "right",
+    "Balance": "right",
+    "About": "left",
+}
+
+
 def show_statement(console: Console, document: dict[str, Any]) -> None:
     """Print a page of a statement, and whether there is more."""
-    table = Table("No.", "Booked at", "Kind", "Amount", "Balance")
-    table.add_column("About", overflow="fold")  # an id that is cut short finds nothing
-    for column in (table.columns[0], table.columns[3], table.columns[4]):
-        column.justify = "right"
+    table = Table()
+    for name, justify in TOLD_OF_ENTRIES.items():
+        table.add_column(name, justify=justify, overflow="fold")  # what is cut short is another amount, or no id
     for entry in document["data"]:
         about = [entry[name] for name in ("session_id", "grant_id", "reason", "reference") if entry[name] is not None]
         table.add_row(
             str(entry["seq"]),
-            entry["created_at"],
+            entry["created_at"][:19] + "Z",
             entry["kind"],
             entry["amount"],
             entry["balance_after"],
@@ -171,13 +180,14 @@ def show_roll_forward(console: Console, document: dict[str, Any]) -> None:
     """Print a period's credits, and what they are worth at the grants' cost basis."""
     start = document["after"] or "the beginning"
     until = document["before"] or f"{document['as_of']} (now)"
-    names = ("opening", "issued", "consumed", "expired", "voided", "corrections", "closing")
+    rows = document["rows"]
     for title, suffix in (("Credits", ""), ("Value", "_value"), ("Without cost basis", "_without_cost_basis")):
-        table = Table("", *names, title=f"{title}, from {start} until {until}", title_justify="left")
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for row in document["rows"]:
-            if row["kind"] == "total":
+        table = Table(title=f"{title}, from {start} until {until}", title_justify="left")
+        table.add_column(overflow="fold")
+        for row in rows:
+            table.add_column(row["kind"], justify="right", overflow="fold")  # an amount that is cut short is another
+        for name in ("opening", "issued", "consumed", "expired", "voided", "corrections", "closing"):
+            if name == "closing":
                 table.add_section()
-            table.add_row(row["kind"], *(row[name + suffix] for name in names))
+            table.add_row(name, *(row[name + suffix] for row in rows))
         console.print(table)

@@ -155,3 +155,10 @@ def test_a_ledger_that_does_not_add_up_has_no_roll_forward(run: Run, databases: 
         assert "paid, now: entries and funding come to" in result.stderr
     finally:
         tell(url, "update grants set remaining = remaining + 1 where amount = 7000000")
+
+
+def test_no_amount_or_id_is_cut_short_however_narrow_the_terminal(run: Run) -> None:
+    run("grant", "ida", "123456789.123456", "--cost-basis", "0.123457")
+    for words in (("statement", "ida"), ("balance", "ida"), ("finance",)):
+        shown = CliRunner().invoke(cli, words, env={"COLUMNS": "60"})
+        assert (shown.exit_code, "…" in shown.stdout) == (0, False)
