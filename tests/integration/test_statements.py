@@ -20,6 +20,9 @@ from tests.support.world import World
 pytestmark = pytest.mark.anyio
 
 CSV = {"Accept": "text/csv"}
+OPEN_TRANSACTIONS = """
+select count(*) from pg_stat_activity where datname = current_database() and state like 'idle in transaction%'
+"""
 
 
 async def story(talktime: World) -> tuple[str, list[dict[str, Any]]]:
@@ -179,7 +182,7 @@ async def test_a_long_statement_is_streamed_in_pages_between_which_nothing_is_op
 async def watched(pages: AsyncIterator[list[list[Cell]]], url: str) -> AsyncIterator[list[list[Cell]]]:
     """The pages; whoever waits for the next one holds no transaction open."""
     async for page in pages:
-        assert ask(url, "select count(*) from pg_stat_activity where state like 'idle in transaction%'") == [(0,)]
+        assert ask(url, OPEN_TRANSACTIONS) == [(0,)]
         yield page
 
 
