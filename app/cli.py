@@ -11,6 +11,8 @@ from typer import Argument, Option
 
 from app import __version__
 from app.commands.common import AsJson, DataDir, fail, print_json, settings_with, with_database
+from app.commands.finance import finance
+from app.commands.ledger import balance, grant, statement
 from app.commands.verification import export, verify
 from app.core.ids import Kind, parse_public_id
 from app.core.rate_card import RateCard
@@ -36,6 +38,10 @@ cli = typer.Typer(
 )
 cli.command("demo")(demo)
 cli.command("gabber-sim")(gabber_sim)
+cli.command("grant")(grant)
+cli.command("balance")(balance)
+cli.command("statement")(statement)
+cli.command("finance")(finance)
 cli.command("verify")(verify)
 cli.add_typer(export)
 

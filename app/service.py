@@ -26,6 +26,7 @@ from app.core.units import US_PER_DAY, US_PER_S, Micros, datetime_of
 from app.db.database import Database, DatabaseUnavailable, disagreement
 from app.db.durable import DurableStatements
 from app.errors import INTERNAL, INVALID_REQUEST, METHOD_NOT_ALLOWED, NOT_FOUND, UNAVAILABLE, Code, Problem
+from app.finance.routes import finance_routes
 from app.gabber import Gabber
 from app.gabber.client import PULL_DEADLINE_TIMEOUTS
 from app.heartbeats.binding import Bindings
@@ -184,6 +185,7 @@ class Service:
             account_routes(self.database, self.ledger, self._clock, settings.max_session_s),
             correction_routes(self.database, self.ledger, self._clock),
             settings_routes(self.database, self.ledger, self._clock, settings.min_session_s),
+            finance_routes(self.database, self._clock),
             pricing_routes(self.database, self._ids, self._clock),
         ):
             api.include_router(router, dependencies=called)

@@ -1,13 +1,14 @@
-"""What commands print for people: a charge, bucket by bucket."""
+"""What commands print for people: a charge bucket by bucket, a user's credits, a period's."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, Final
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.progress import MofNCompleteColumn, Progress, TaskID
 from rich.table import Table
+from rich.text import Text
 
 REASONS: Final = {
     "open_segment": "the last silence is still open: it counts once it is over",
@@ -127,3 +128,83 @@ def told_progress(console: Console, *, shown: bool) -> Iterator[Callable[[str, i
             bars.update(known[what], completed=done, total=total)
 
         yield tell
+
+
+def show_grant(console: Console, document: dict[str, Any], *, new: bool) -> None:
+    """Print what was granted, or that it was granted before."""
+    what = f"{document['amount']} {document['kind']} credits for {document['user_id']}"
+    when = "" if document["state"] == "active" else f", effective {document['effective_at']}"
+    told = "Granted" if new else "Granted before, by the same reference"
+    console.print(f"{told}: {what}{when}.\n{document['id']}", markup=False, highlight=False, soft_wrap=True)
+
+
+BALANCE: Final = {
+    "balance": "balance",
+    "held": "held by sessions",
+    "credit_limit": "credit limit",
+    "available": "available",
+    "accrued": "accrued so far",
+    "talk_time_s": "talk time",
+}
+
+
+def show_balance(console: Console, document: dict[str, Any]) -> None:
+    """Print a balance; what is not known of the past is left out."""
+    title = Text(f"{document['user_id']}, {document['as_of']}")  # no mark-up of the user's
+    table = Table(title=title, show_header=False, title_justify="left")
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", overflow="fold")
+    for name, words in BALANCE.items():
+        if document[name] is not None:
+            table.add_row(words, _s(document[name]) if name.endswith("_s") else document[name])
+    expiring = document["expiring_next"]
+    if expiring is not None:
+        table.add_row("expires next", f"{expiring['amount']} at {expiring['at']}")
+    console.print(table, markup=False)
+
+
+TOLD_OF_ENTRIES: Final[dict[str, JustifyMethod]] = {
+    "No.": "right",
+    "Booked at": "left",
+    "Kind": "left",
+    "Amount": "right",
+    "Balance": "right",
+    "About": "left",
+}
+
+
+def show_statement(console: Console, document: dict[str, Any]) -> None:
+    """Print a page of a statement, and whether there is more."""
+    table = Table()
+    for name, justify in TOLD_OF_ENTRIES.items():
+        table.add_column(name, justify=justify, overflow="fold")  # what is cut short is another amount, or no id
+    for entry in document["data"]:
+        about = [entry[name] for name in ("session_id", "grant_id", "reason", "reference") if entry[name] is not None]
+        table.add_row(
+            str(entry["seq"]),
+            entry["created_at"][:19] + "Z",
+            entry["kind"],
+            entry["amount"],
+            entry["balance_after"],
+            "\n".join(about),
+        )
+    console.print(table, markup=False)
+    if document["next_cursor"] is not None:
+        console.print("There are older entries: --limit shows more of them, --csv all.")
+
+
+def show_roll_forward(console: Console, document: dict[str, Any]) -> None:
+    """Print a period's credits, and what they are worth at the grants' cost basis."""
+    start = document["after"] or "the beginning"
+    until = document["before"] or f"{document['as_of']} (now)"
+    rows = document["rows"]
+    for title, suffix in (("Credits", ""), ("Value", "_value"), ("Without cost basis", "_without_cost_basis")):
+        table = Table(title=f"{title}, from {start} until {until}", title_justify="left")
+        table.add_column(overflow="fold")
+        for row in rows:
+            table.add_column(row["kind"], justify="right", overflow="fold")  # an amount that is cut short is another
+        for name in ("opening", "issued", "consumed", "expired", "voided", "corrections", "closing"):
+            if name == "closing":
+                table.add_section()
+            table.add_row(name, *(row[name + suffix] for row in rows))
+        console.print(table)

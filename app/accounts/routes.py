@@ -4,15 +4,17 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.accounts.balances import balance_document, unknown_user
+from app.accounts.balances import balance_document, past_balance_document, unknown_user
 from app.accounts.grants import GrantDocument, give, grants_page
-from app.accounts.statements import statement_page
+from app.accounts.statements import CSV_HEADER, entry_filter, statement_page, statement_rows
 from app.core.ids import account_id_of
 from app.core.units import Micros
 from app.db.database import Database, Transaction
+from app.http.accept import VARY, wants_csv
 from app.http.answers import Answer, json_response
 from app.http.auth import actor_of
 from app.http.bodies import UserIdPath, checked_user_id, instant_parameter, takes
+from app.http.csv_answers import csv_response
 from app.http.idempotency import read_keyed, write_once
 from app.http.pages import Cursor, Limit, page_limit
 from app.ledger.book import LedgerPorts
@@ -24,34 +26,41 @@ def account_routes(database: Database, ledger: LedgerPorts, clock: Clock, longes
     router = APIRouter(prefix="/v1", tags=["users"])
 
     @router.get("/users/{user_id}/balance", summary="What a user has, holds and can still spend")
-    async def balance(user_id: UserIdPath) -> Response:
+    async def balance(user_id: UserIdPath, at: str | None = None) -> Response:
         user_id = checked_user_id(user_id)
+        instant = instant_parameter("at", at)
+        now = clock.now()
         async with database.reading() as transaction:
-            return json_response(await balance_document(transaction, user_id, clock.now(), longest))
+            if instant is None:
+                return json_response(await balance_document(transaction, user_id, now, longest))
+            return json_response(await past_balance_document(transaction, user_id, instant, now))
 
     @router.get("/users/{user_id}/entries", summary="A user's statement, newest first")
     async def entries(
+        request: Request,
         user_id: UserIdPath,
         kind: str | None = None,
+        session_id: str | None = None,
+        grant_id: str | None = None,
         after: str | None = None,
         before: str | None = None,
         limit: Limit = None,
         cursor: Cursor = None,
     ) -> Response:
         user_id = checked_user_id(user_id)
+        wanted = entry_filter(
+            kind=kind,
+            session_id=session_id,
+            grant_id=grant_id,
+            after=instant_parameter("after", after),
+            before=instant_parameter("before", before),
+        )
+        rows = page_limit(limit)
+        if wants_csv(request):
+            return await csv_response(f"statement-{user_id}", CSV_HEADER, statement_rows(database, user_id, wanted))
         async with database.reading() as transaction:
-            found = await statement_page(
-                transaction,
-                user_id,
-                limit=page_limit(limit),
-                cursor=cursor,
-                kind=kind,
-                after=instant_parameter("after", after),
-                before=instant_parameter("before", before),
-            )
-        if found is None:
-            raise unknown_user(user_id)
-        return json_response(found)
+            found = await statement_page(transaction, user_id, wanted, limit=rows, cursor=cursor)
+        return Answer(200, found, VARY).response()
 
     @router.get("/users/{user_id}/grants", summary="A user's grants, newest first")
     async def list_grants(user_id: UserIdPath, limit: Limit = None, cursor: Cursor = None) -> Response:

@@ -1,19 +1,22 @@
 """What commands share: the database that the settings name, and how results and faults are told."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from typer import Option
 
-from app.db.database import Database
+from app.db.database import Database, disagreement
 from app.http.answers import encode
+from app.http.csv_answers import Cell, csv_lines
+from app.ports.clock import Clock, SystemClock
 from app.running import database_of
 from app.settings import Settings, load_settings
 
 AsJson = Annotated[bool, Option("--json", help="Print JSON for scripts instead of tables.")]
+AsCsv = Annotated[bool, Option("--csv", help="Print CSV instead of tables.")]
 DataDir = Annotated[Path | None, Option(help="The embedded database's folder, for TALKTIME_DATA_DIR.")]
 
 Result = TypeVar("Result")
@@ -42,6 +45,24 @@ def with_database(
 
     with database_of(settings, existing=existing) as databases:
         return asyncio.run(run(databases.service))
+
+
+async def clock_of(settings: Settings, database: Database) -> Clock:
+    """The clock that the settings name; the system's follows the database's, like that of every other process."""
+    clock = settings.make_clock()
+    if isinstance(clock, SystemClock):
+        before = clock.now()
+        clock.adjust(disagreement(before, await database.clock(), clock.now()))
+    return clock
+
+
+def one_form(*, as_csv: bool, as_json: bool) -> None:
+    if as_csv and as_json:
+        fail("--csv or --json, not both")
+
+
+def print_csv(rows: Iterable[Sequence[Cell]]) -> None:
+    typer.echo(csv_lines(rows), nl=False)
 
 
 def print_json(document: dict[str, Any]) -> None:

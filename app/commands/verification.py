@@ -112,7 +112,7 @@ def heads(
 
     try:
         with _written(file) as write:
-            exported = with_database(settings, lambda database: run(database, write, clock.now()))
+            exported = with_database(settings, lambda database: run(database, write, clock.now()), existing=True)
     except OSError as error:
         fail(f"{file}: {error.strerror}")
     where = "" if str(file) == "-" else f" in {file}"

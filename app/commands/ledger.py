@@ -1,0 +1,144 @@
+"""``talktime grant``, ``balance`` and ``statement``: a user's credits from the command line."""
+
+from typing import Annotated, Any
+
+from rich.console import Console
+from typer import Argument, Option
+
+from app.accounts.balances import balance_document, past_balance_document
+from app.accounts.grants import GrantDocument, give
+from app.accounts.statements import CSV_HEADER, EntryFilter, entry_filter, statement_page, statement_rows
+from app.commands.common import (
+    AsCsv,
+    AsJson,
+    DataDir,
+    clock_of,
+    fail,
+    one_form,
+    print_csv,
+    print_json,
+    settings_with,
+    with_database,
+)
+from app.core.lossless_json import JsonNumber
+from app.db.database import Database
+from app.documents import validate
+from app.http.bodies import checked_user_id, instant_parameter
+from app.http.pages import DEFAULT_LIMIT, MAX_LIMIT
+from app.ledger.book import LedgerPorts
+from app.ledger.keys import ledger_keys_of
+from app.ports.ids import TimeOrderedIds
+from app.ports.randomness import SystemRandomness
+from app.pricing.cards import ensure_default_card
+from app.pricing.thresholds import CardThresholds
+from app.terminal import show_balance, show_grant, show_statement
+
+User = Annotated[str, Argument(help="Your own id of the user.")]
+
+
+def grant(
+    user: User,
+    amount: Annotated[str, Argument(help="Credits, such as 12.5.")],
+    kind: Annotated[str, Option(help="paid or promotional.")] = "paid",
+    priority: Annotated[int, Option(help="0 to 100; lower is used first.")] = 50,
+    effective_at: Annotated[str | None, Option(help="An RFC 3339 instant; now if absent.")] = None,
+    expires_at: Annotated[str | None, Option(help="An RFC 3339 instant; never if absent.")] = None,
+    cost_basis: Annotated[str | None, Option(help="Money per credit.")] = None,
+    reference: Annotated[str | None, Option(help="Your own id of the grant; nothing is granted twice by one.")] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Grant credits to a user."""
+    user_id = checked_user_id(user)
+    given = {"effective_at": effective_at, "expires_at": expires_at, "cost_basis": cost_basis, "reference": reference}
+    told = {name: value for name, value in given.items() if value is not None}
+    asked = validate(GrantDocument, {"amount": amount, "kind": kind, "priority": JsonNumber(str(priority)), **told})
+    settings = settings_with(data_dir)
+    keys = ledger_keys_of(settings)
+    if keys is None:
+        fail("entries are signed: set TALKTIME_LEDGER_KEYS or, with the embedded database, TALKTIME_SECRET")
+
+    async def write(database: Database) -> tuple[dict[str, Any], bool]:
+        clock = await clock_of(settings, database)
+        ids = TimeOrderedIds(clock, SystemRandomness())
+        ledger = LedgerPorts(keys, ids, CardThresholds(settings.min_session_s))
+        now = clock.now()
+        async with database.transaction() as transaction:
+            await ensure_default_card(transaction, ids, now)
+            return await give(transaction, ledger, user_id, asked, now, "cli")
+
+    document, new = with_database(settings, write)
+    if as_json:
+        print_json(document)
+    else:
+        show_grant(Console(), document, new=new)
+
+
+def balance(
+    user: User,
+    at: Annotated[str | None, Option(help="An RFC 3339 instant of the past; now if absent.")] = None,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a user has, holds and can still spend."""
+    user_id = checked_user_id(user)
+    instant = instant_parameter("at", at)
+    settings = settings_with(data_dir)
+
+    async def read(database: Database) -> dict[str, Any]:
+        now = (await clock_of(settings, database)).now()
+        async with database.reading() as transaction:
+            if instant is None:
+                return await balance_document(transaction, user_id, now, settings.max_session_s)
+            return await past_balance_document(transaction, user_id, instant, now)
+
+    document = with_database(settings, read, existing=True)
+    if as_json:
+        print_json(document)
+    else:
+        show_balance(Console(), document)
+
+
+def statement(
+    user: User,
+    kind: Annotated[str | None, Option(help="Only entries of this kind.")] = None,
+    session: Annotated[str | None, Option(help="Only entries of this session: ses_…")] = None,
+    grant: Annotated[str | None, Option(help="Only entries of this grant: grt_…")] = None,
+    after: Annotated[str | None, Option(help="Only entries from this RFC 3339 instant on.")] = None,
+    before: Annotated[str | None, Option(help="Only entries before this RFC 3339 instant.")] = None,
+    limit: Annotated[int, Option(min=1, max=MAX_LIMIT, help="How many entries; --csv has all.")] = DEFAULT_LIMIT,
+    as_csv: AsCsv = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a user's entries, newest first; with --csv all of them."""
+    one_form(as_csv=as_csv, as_json=as_json)
+    user_id = checked_user_id(user)
+    wanted = entry_filter(
+        kind=kind,
+        session_id=session,
+        grant_id=grant,
+        after=instant_parameter("after", after),
+        before=instant_parameter("before", before),
+    )
+    settings = settings_with(data_dir)
+    if as_csv:
+        with_database(settings, lambda database: _write_csv(database, user_id, wanted), existing=True)
+        return
+
+    async def read(database: Database) -> dict[str, Any]:
+        async with database.reading() as transaction:
+            return await statement_page(transaction, user_id, wanted, limit=limit, cursor=None)
+
+    document = with_database(settings, read, existing=True)
+    if as_json:
+        print_json(document)
+    else:
+        show_statement(Console(), document)
+
+
+async def _write_csv(database: Database, user_id: str, wanted: EntryFilter) -> None:
+    header = True
+    async for rows in statement_rows(database, user_id, wanted):
+        print_csv([CSV_HEADER, *rows] if header else rows)
+        header = False
