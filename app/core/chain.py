@@ -80,13 +80,21 @@ def mac(entry: Entry, previous: bytes | None, key: bytes) -> bytes:
         "key_id": entry.key_id,
         "previous": None if previous is None else previous.hex(),
     }
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hmac.new(key, canonical.encode("ascii"), hashlib.sha256).digest()
+    return _mac(content, key)
 
 
 def grant_mac(account_id: UUID, terms: Mapping[str, Any], key: bytes) -> bytes:
     """HMAC-SHA-256 over a grant's terms: until a grant of the future is an entry, nothing else covers them."""
-    content = {"account": account_id.hex, "grant_terms": dict(terms)}
+    return _mac({"account": account_id.hex, "grant_terms": dict(terms)}, key)
+
+
+def limit_mac(account_id: UUID, n: int, credit_limit: MicroCredits, reason: str, at: Instant, key: bytes) -> bytes:
+    """HMAC-SHA-256 over the ``n``-th change of an account's credit limit."""
+    change = {"n": n, "credit_limit": credit_limit, "reason": reason, "at": at}
+    return _mac({"account": account_id.hex, "limit_change": change}, key)
+
+
+def _mac(content: Mapping[str, Any], key: bytes) -> bytes:
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hmac.new(key, canonical.encode("ascii"), hashlib.sha256).digest()
 

@@ -104,6 +104,8 @@ limit_changes = _distributed(
     _col("credit_limit", BigInteger),
     _col("reason", Text),
     _col("at", InstantType),
+    _col("key_id", Text),
+    _col("mac", BytesType),
     append_only=True,
 )
 
@@ -271,6 +273,13 @@ Index(
     entries.c.account_id,
     entries.c.session_id,
     postgresql_where=entries.c.session_id.is_not(None),
+)
+Index(
+    "entries_grant_idx",
+    entries.c.account_id,
+    entries.c.grant_id,
+    entries.c.seq,
+    postgresql_where=entries.c.grant_id.is_not(None),
 )
 Index("entries_created_at_idx", entries.c.account_id, entries.c.created_at, entries.c.seq)
 

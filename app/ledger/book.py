@@ -15,7 +15,7 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 
 from app.core.account import Account, Hold
 from app.core.alerts import Level, Signal, level_of, signals
-from app.core.chain import Entry, Funding, grant_mac, mac
+from app.core.chain import Entry, Funding, grant_mac, limit_mac, mac
 from app.core.corrections import PaidDebit
 from app.core.entries import EntryDraft
 from app.core.ids import Kind, account_id_of, public_id
@@ -43,6 +43,7 @@ from app.ledger.rows import (
     debts_of,
     grant_of,
     hold_of,
+    is_genuine,
     last_limit_change,
     loaded_grants,
     paid_debits,
@@ -415,13 +416,17 @@ class Book:
     async def _write_limit(self) -> None:
         if self._limit_change is None:
             return
+        n = await last_limit_change(self._transaction, self.account_id) + 1
+        keys, limit = self._ports.keys, self.account.credit_limit
         await self._transaction.execute(
             insert(limit_changes).values(
                 account_id=self.account_id,
-                n=await last_limit_change(self._transaction, self.account_id) + 1,
-                credit_limit=self.account.credit_limit,
+                n=n,
+                credit_limit=limit,
                 reason=self._limit_change,
                 at=self.booked_at,
+                key_id=keys.current_id,
+                mac=limit_mac(self.account_id, n, limit, self._limit_change, self.booked_at, keys.current),
             )
         )
 
@@ -474,7 +479,8 @@ async def open_book(
         return None
     debits = [] if correcting is None else await paid_debits(transaction, account_id, correcting)
     paying = {line.grant_id for debit in debits for line in (*debit.drawn, *debit.repaid)} - {None}
-    grant_rows = await loaded_grants(transaction, account_id, [grant for grant in paying if grant is not None])
+    found = await loaded_grants(transaction, account_id, [grant for grant in paying if grant is not None])
+    grant_rows = [grant for grant in found if is_genuine(grant, ports.keys)]
     account = await _account(transaction, row, grant_rows, now, sessions)
     stored = {grant.id: grant_of(grant) for grant in grant_rows}
     return Book(transaction, ports, now, row, account, stored, debits)

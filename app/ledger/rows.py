@@ -5,17 +5,22 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
+import structlog
 from sqlalchemy import Row, case, func, select
 
 from app.core.account import BrokenLedger, Hold
+from app.core.chain import grant_mac
 from app.core.corrections import PaidDebit
 from app.core.entries import EntryKind
 from app.core.ledger import Debt, Grant, GrantKind, GrantState, Line
 from app.core.units import MicroCredits
 from app.db.database import Transaction
 from app.db.tables import entries, funding, grants, hold_lines, holds, limit_changes
+from app.ledger.keys import LedgerKeys
 
 _DEBTS_AT_ONCE: Final = 200
+
+log = structlog.get_logger(__name__)
 
 
 async def loaded_grants(transaction: Transaction, account_id: UUID, besides: Sequence[UUID] = ()) -> Sequence[Row[Any]]:
@@ -41,6 +46,28 @@ def grant_of(row: Row[Any]) -> Grant:
         state=GrantState(row.state),
         announced=row.announced,
     )
+
+
+def is_genuine(row: Row[Any], keys: LedgerKeys) -> bool:
+    """Whether a grant may have its effect: one of the future only with the terms that were signed when it was made.
+
+    A row that somebody put into the table never becomes credits. The chain covers grants that are effective already.
+    """
+    if row.state != GrantState.SCHEDULED.value or forged_terms(row, keys) is None:
+        return True
+    log.error("ledger.forged_grant", account_id=str(row.account_id), grant_id=str(row.id))
+    return False
+
+
+def forged_terms(row: Row[Any], keys: LedgerKeys) -> str | None:
+    """What is wrong with the signature of a grant's terms; null if it fits."""
+    if row.terms_mac is None:
+        return "its terms were never signed"
+    key = keys.key(row.terms_key)
+    if key is None:
+        return f"signed with key {row.terms_key}, not ours"
+    terms = terms_document(grant_of(row), row.cost_basis, row.reference)
+    return None if grant_mac(row.account_id, terms, key) == row.terms_mac else "the MAC of its terms does not fit"
 
 
 def terms_document(grant: Grant, cost_basis: int | None, reference: str | None) -> dict[str, Any]:

@@ -30,19 +30,20 @@ from sqlalchemy import (
 )
 from sqlalchemy.sql.expression import cast
 
-from app.core.chain import Entry, Funding, Posting, grant_mac, mac
+from app.core.chain import Entry, Funding, Posting, limit_mac, mac
 from app.core.ids import account_id_of
 from app.db.database import Transaction
-from app.db.tables import accounts, charges, entries, funding, grants, postings
+from app.db.tables import accounts, charges, entries, funding, grants, limit_changes, postings
 from app.ledger.checks import CHECKS
 from app.ledger.findings import MAX_FINDINGS, Finding, Findings, Progress, untold
 from app.ledger.heads import HeadsFile, check_heads
 from app.ledger.keys import LedgerKeys
-from app.ledger.rows import grant_of, terms_document
+from app.ledger.rows import forged_terms, grant_of, terms_document
 
 CHAIN: Final = "entry-chain"
 IDENTITY: Final = "account-identity"
 TERMS: Final = "grant-terms"
+LIMITS: Final = "limit-change"
 AT_ONCE: Final = 2_000
 _OTHER_JOINS: Final = text(
     "select set_config(name, :are, true) from unnest(array['enable_nestloop', 'enable_mergejoin']) name"
@@ -74,6 +75,7 @@ async def verify(
     if keys is not None:
         await _chains(transaction, keys, found, progress)
         await _terms(transaction, keys, found, progress)
+        await _limits(transaction, keys, found)
     for exported in heads:
         await check_heads(transaction, exported, found, progress)
     return found
@@ -181,7 +183,7 @@ async def _terms(transaction: Transaction, keys: LedgerKeys, found: Findings, pr
     rows = (await transaction.execute(page)).all()
     while rows:
         for row in rows:
-            fault = None if row.terms_mac is None else _forged_terms(row, keys)
+            fault = None if row.terms_mac is None else forged_terms(row, keys)
             if fault is not None:
                 found.add(Finding(TERMS, row.account_id, f"grant {row.id}", fault))
         done += len(rows)
@@ -189,12 +191,18 @@ async def _terms(transaction: Transaction, keys: LedgerKeys, found: Findings, pr
         rows = (await transaction.execute(page.where(place > tuple_(rows[-1].account_id, rows[-1].id)))).all()
 
 
-def _forged_terms(row: Row[Any], keys: LedgerKeys) -> str | None:
-    key = keys.key(row.terms_key)
-    if key is None:
-        return f"signed with key {row.terms_key}, not ours"
-    terms = terms_document(grant_of(row), row.cost_basis, row.reference)
-    return None if grant_mac(row.account_id, terms, key) == row.terms_mac else "the MAC of its terms does not fit"
+async def _limits(transaction: Transaction, keys: LedgerKeys, found: Findings) -> None:
+    """Changes of a credit limit that are not what was signed."""
+    place = tuple_(limit_changes.c.account_id, limit_changes.c.n)
+    page = select(limit_changes).order_by(limit_changes.c.account_id, limit_changes.c.n).limit(AT_ONCE)
+    rows = (await transaction.execute(page)).all()
+    while rows:
+        for row in rows:
+            key = keys.key(row.key_id)
+            content = row.account_id, row.n, row.credit_limit, row.reason, row.at
+            if key is None or limit_mac(*content, key) != row.mac:
+                found.add(Finding(LIMITS, row.account_id, f"limit change {row.n}", "its MAC does not fit"))
+        rows = (await transaction.execute(page.where(place > tuple_(rows[-1].account_id, rows[-1].n)))).all()
 
 
 def _keys_of(pairs: Iterable[tuple[UUID, UUID]]) -> FromClause:

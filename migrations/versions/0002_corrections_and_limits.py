@@ -1,7 +1,8 @@
 """Corrections, limits and alerts: what the ledger needs to give back, to look back, and to warn.
 
 Hold changes are numbered per account, so that what was held at any instant is the last change up to it; a refund is a
-negative line of funding; grants carry a MAC of their terms from the start, before they are an entry.
+negative line of funding; grants carry a MAC of their terms from the start, before they are an entry, and so do changes
+of a credit limit, which no version before this one made.
 
 Revision ID: 0002
 Revises: 0001
@@ -35,7 +36,10 @@ alter table funding
 alter table idempotency
     drop constraint idempotency_state_check,
     add constraint idempotency_state_check check (state in ('pending', 'done', 'purged'));
-alter table hold_changes add column seq bigint
+alter table hold_changes add column seq bigint;
+alter table limit_changes
+    add column key_id text not null,
+    add column mac bytea not null
 """
 
 # The rows of before are numbered in the order in which they were booked. Nobody but the owner can switch the trigger
@@ -65,6 +69,7 @@ create index sessions_running_idx on sessions (account_id)
 create index hold_lines_credit_idx on hold_lines (account_id) where grant_id is null and amount > 0;
 create index funding_credit_idx on funding (account_id, debit_entry_id) where grant_id is null;
 create index entries_session_idx on entries (account_id, session_id) where session_id is not null;
+create index entries_grant_idx on entries (account_id, grant_id, seq) where grant_id is not null;
 create index idempotency_sealed_idx on idempotency (created_at) where sealed is not null
 """
 

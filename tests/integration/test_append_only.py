@@ -45,7 +45,7 @@ insert into funding values ('00000000-0000-0000-0000-000000000001', '00000000-00
 insert into events values ('00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-000000000005', 1, 't', '{}', now());
 insert into audit_log (account_id, id, actor, action, target, at)
     values ('00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-000000000006', 'a', 'b', 'c', now());
-insert into limit_changes values ('00000000-0000-0000-0000-000000000001', 1, 5, 'r', now());
+insert into limit_changes values ('00000000-0000-0000-0000-000000000001', 1, 5, 'r', now(), 'k', 'm');
 """
 
 

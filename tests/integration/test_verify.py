@@ -25,7 +25,7 @@ from app.ledger.checks import CHECKS
 from app.ledger.findings import Finding
 from app.ledger.heads import EXPORTED, HeadsFile, export_heads
 from app.ledger.keys import LedgerKeys
-from app.ledger.verify import CHAIN, IDENTITY, TERMS, verify
+from app.ledger.verify import CHAIN, IDENTITY, LIMITS, TERMS, verify
 from tests.support.clock import ManualClock
 from tests.support.corrections import adjust, refund, rerate, set_credit_limit, void
 from tests.support.invariants import LEDGER_KEYS, findings
@@ -244,13 +244,15 @@ TAMPERINGS = [
      "account-head"),
     ("due never", "update accounts set next_due_at = null where account_id = $waster", "account-due"),
     ("credit limit", "update accounts set credit_limit = credit_limit + 1 where account_id = $debtor", "account-limit"),
-    ("limit change forged", "insert into limit_changes select account_id, 2, 2 * credit_limit, reason, at from limit_changes",
-     "account-limit"),
-    ("limit changes with a gap", "update limit_changes set n = 2", "account-limit"),
+    ("limit change forged", "insert into limit_changes select account_id, 2, 2 * credit_limit, reason, at, key_id, mac from limit_changes",
+     "account-limit limit-change"),
+    ("credit limit forged whole", ("insert into limit_changes select account_id, 2, 2 * credit_limit, reason, at, key_id, 'x' "
+     "from limit_changes; update accounts set credit_limit = 2 * credit_limit where account_id = $debtor"), "limit-change"),
+    ("limit changes with a gap", "update limit_changes set n = 2", "account-limit limit-change"),
     ("limit change deleted", "delete from limit_changes; update accounts set credit_limit = 0 where account_id = $debtor",
      "floor"),
     ("limit lower than what was drawn", ("update limit_changes set credit_limit = 14999999;"
-     "update accounts set credit_limit = 14999999 where account_id = $debtor"), "floor"),
+     "update accounts set credit_limit = 14999999 where account_id = $debtor"), "floor limit-change"),
     ("adjustment below the floor as any other", ("update entries set natural_key = 'adjust:down' where account_id = $sunk "
      "and amount < 0"), "floor entry-chain"),
     ("account deleted", "delete from accounts where account_id = $talker", "references"),
@@ -371,7 +373,13 @@ def test_a_protection_weakened_by_the_owner_is_found(story: Story, statement: st
 
 def test_every_check_is_seen_to_fire() -> None:
     expected = {name for _, _, names in TAMPERINGS for name in names.split()}
-    assert expected | {EXPORTED, "append-only"} == {check.name for check in CHECKS} | {CHAIN, IDENTITY, TERMS, EXPORTED}
+    assert expected | {EXPORTED, "append-only"} == {check.name for check in CHECKS} | {
+        CHAIN,
+        IDENTITY,
+        LIMITS,
+        TERMS,
+        EXPORTED,
+    }
 
 
 @pytest.mark.parametrize(
@@ -573,7 +581,7 @@ def test_progress_is_told_to_the_end(story: Story) -> None:
 
 def test_another_key_fits_no_entry_and_no_grant(story: Story) -> None:
     found = asyncio.run(findings(story.urls.service, LedgerKeys([b"another-ledger-key"])))
-    assert {item.check for item in found} == {CHAIN, TERMS}
+    assert {item.check for item in found} == {CHAIN, LIMITS, TERMS}
     assert all("not ours" in item.detail for item in found)
 
 
@@ -618,7 +626,7 @@ def test_the_command_shows_what_does_not_hold_and_fails(story: Story, monkeypatc
     document = json.loads(out)
     assert code == 1
     assert document["chain_checked"] is True
-    assert {item["check"] for item in document["findings"]} == {CHAIN, TERMS}
+    assert {item["check"] for item in document["findings"]} == {CHAIN, LIMITS, TERMS}
 
 
 def test_the_command_says_which_checks_found_more(story: Story, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -630,7 +638,7 @@ def test_the_command_says_which_checks_found_more(story: Story, monkeypatch: pyt
     assert err.splitlines() == [f"{check} found more than these 2 rows." for check in (CHAIN, TERMS)]
     document = json.loads(run_verify(monkeypatch, story.urls.service, wrong, "--json")[1])
     assert document["cut_off"] == [CHAIN, TERMS]
-    assert len(document["findings"]) == 4
+    assert len(document["findings"]) == 5
 
 
 def test_heads_are_exported_noted_and_held_against_the_ledger(

@@ -16,7 +16,7 @@ from app import errors
 from app.heartbeats.endpoint import PATH
 from app.ledger.checks import CHECKS
 from app.ledger.heads import EXPORTED
-from app.ledger.verify import CHAIN, IDENTITY, TERMS
+from app.ledger.verify import CHAIN, IDENTITY, LIMITS, TERMS
 from app.pricing.documents import PreviewDocument, RateCardDocument
 from app.pricing.preview import preview
 from app.service import Service
@@ -269,4 +269,4 @@ def test_one_talk_costs_what_the_table_of_many_cards_says(name: str, changes: di
 
 def test_every_check_has_its_row_and_every_row_its_check() -> None:
     invariants = (ROOT / "docs" / "invariants.md").read_text(encoding="utf-8")
-    assert rows(invariants) == {check.name for check in CHECKS} | {CHAIN, IDENTITY, TERMS, EXPORTED}
+    assert rows(invariants) == {check.name for check in CHECKS} | {CHAIN, IDENTITY, LIMITS, TERMS, EXPORTED}
