@@ -37,7 +37,7 @@ Read = Callable[[Transaction, str, int], Awaitable[object]]
 
 
 async def _now(transaction: Transaction, user: str, entries: int) -> object:
-    return (await balance_document(transaction, user, Instant(FIRST + 2 * MANY * US_PER_S), LONGEST))["balance"]
+    return (await balance_document(transaction, user, Instant(FIRST + 2 * MANY * US_PER_S), LONGEST, None))["balance"]
 
 
 async def _past(transaction: Transaction, user: str, entries: int) -> object:

@@ -14,10 +14,13 @@ from app.db.database import Transaction
 from app.db.tables import RUNNING, accounts, entries, hold_changes, limit_changes, sessions
 from app.errors import NOT_FOUND, Problem, invalid
 from app.ledger.book import account_now
+from app.ledger.keys import LedgerKeys
 from app.pricing.cards import card_of_account
 
 
-async def balance_document(transaction: Transaction, user_id: str, now: Instant, longest: Micros) -> dict[str, Any]:
+async def balance_document(
+    transaction: Transaction, user_id: str, now: Instant, longest: Micros, keys: LedgerKeys | None
+) -> dict[str, Any]:
     """Balance, holds and what they leave, as they are at ``now`` even if nothing was posted since it came due.
 
     ``talk_time_s``: how long a session could last that started now at the user's own prices, at most ``longest``.
@@ -27,7 +30,7 @@ async def balance_document(transaction: Transaction, user_id: str, now: Instant,
     row = (await transaction.execute(select(accounts).where(accounts.c.account_id == account_id))).one_or_none()
     if row is None:
         raise unknown_user(user_id)
-    account = await account_now(transaction, row, now)
+    account = await account_now(transaction, row, now, keys)
     card = await card_of_account(transaction, row.rate_card, now)
     talk_time = affordable_time(card.card, MicroCredits(max(0, account.available)), longest)
     return {

@@ -32,7 +32,7 @@ def account_routes(database: Database, ledger: LedgerPorts, clock: Clock, longes
         now = clock.now()
         async with database.reading() as transaction:
             if instant is None:
-                return json_response(await balance_document(transaction, user_id, now, longest))
+                return json_response(await balance_document(transaction, user_id, now, longest, ledger.keys))
             return json_response(await past_balance_document(transaction, user_id, instant, now))
 
     @router.get("/users/{user_id}/entries", summary="A user's statement, newest first")

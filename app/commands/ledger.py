@@ -89,7 +89,8 @@ def balance(
         now = (await clock_of(settings, database)).now()
         async with database.reading() as transaction:
             if instant is None:
-                return await balance_document(transaction, user_id, now, settings.max_session_s)
+                keys = ledger_keys_of(settings)
+                return await balance_document(transaction, user_id, now, settings.max_session_s, keys)
             return await past_balance_document(transaction, user_id, instant, now)
 
     document = with_database(settings, read, existing=True)

@@ -20,6 +20,7 @@ from app.core.corrections import PaidDebit
 from app.core.entries import EntryDraft
 from app.core.ids import Kind, account_id_of, public_id
 from app.core.ledger import Grant, GrantKind, GrantState
+from app.core.lossless_json import loads
 from app.core.units import Instant, MicroCredits, Micros, format_credits, format_instant
 from app.db.database import Transaction
 from app.db.tables import (
@@ -36,6 +37,7 @@ from app.db.tables import (
     postings,
 )
 from app.events.outbox import Event, EventType
+from app.http.answers import encode
 from app.ledger.alerts import AlertThresholds
 from app.ledger.keys import LedgerKeys
 from app.ledger.rows import (
@@ -228,7 +230,9 @@ class Book:
     async def _judge(self) -> str | None:
         """The account's alert level after this; what there is to say about it goes into the outbox."""
         stored: str | None = self._row.alert_level
-        if not self.account.entries and not self._changed.keys() & {"alerts", "rate_card"}:
+        never_had_any = not self._row.seq and not self.account.entries
+        unchanged = not self.account.entries and not self._changed.keys() & {"alerts", "rate_card"}
+        if never_had_any or unchanged:
             return stored
         before = None if stored is None else Level(stored)
         rate_card = self._changed.get("rate_card", self.rate_card)
@@ -445,8 +449,8 @@ async def record_audits(
             "actor": audit.actor,
             "action": audit.action,
             "target": audit.target,
-            "before": None if audit.before is None else dict(audit.before),
-            "after": None if audit.after is None else dict(audit.after),
+            "before": _plain(audit.before),
+            "after": _plain(audit.after),
             "reason": audit.reason,
             "at": at,
         }
@@ -454,6 +458,11 @@ async def record_audits(
     ]
     if rows:
         await transaction.execute(insert(audit_log), rows)
+
+
+def _plain(document: Mapping[str, Any] | None) -> Any:
+    """The document as the database's JSON takes it, with decimals as numbers digit for digit."""
+    return None if document is None else loads(encode(dict(document)))
 
 
 async def open_book(
@@ -486,9 +495,13 @@ async def open_book(
     return Book(transaction, ports, now, row, account, stored, debits)
 
 
-async def account_now(transaction: Transaction, row: Row[Any], now: Instant) -> Account:
-    """The account in ``row`` as it is at ``now``, to look at: nothing of it is ever written."""
-    return await _account(transaction, row, await loaded_grants(transaction, row.account_id), now, ())
+async def account_now(transaction: Transaction, row: Row[Any], now: Instant, keys: LedgerKeys | None) -> Account:
+    """The account in ``row`` as it is at ``now``, to look at: nothing of it is ever written.
+
+    ``keys`` null: grants of the future are believed without a look at their signatures.
+    """
+    found = await loaded_grants(transaction, row.account_id)
+    return await _account(transaction, row, [g for g in found if keys is None or is_genuine(g, keys)], now, ())
 
 
 async def _account(
