@@ -126,3 +126,36 @@ def test_a_downgrade_is_refused_and_leaves_everything(databases: WorkerDatabases
         engine.dispose()
         assert differences(urls.owner) == []
         assert ask(urls.owner, "select version_num from alembic_version") == [(expected_version(),)]
+
+
+BEFORE_0002 = """
+insert into accounts (account_id, user_id, balance, debt, held, credit_limit, seq, event_seq, last_entry_at, limits,
+    suspended, created_at, head_mac, head_key) values
+    ('10000000-0000-0000-0000-000000000000', 'u', 5, 0, 7, 0, 1, 0, '2026-01-02', '{}', false, '2026-01-01', 'm', 'k'),
+    ('20000000-0000-0000-0000-000000000000', 'v', 0, 0, 0, 0, 0, 0, null, '{}', false, '2026-01-01', null, null);
+insert into rate_cards values ('30000000-0000-0000-0000-000000000000', 'c', 1, '{}', now(), null, null, now());
+insert into sessions (account_id, id, persona, scenario, metadata, state, rate_card_id, time_limit, authorized, accrued,
+    anomalies, requested_at, steps, attempts)
+    select '10000000-0000-0000-0000-000000000000', id, 'p', 's', '{}', 'live', '30000000-0000-0000-0000-000000000000',
+    1, 5, 0, '{}', now(), 1, 0 from unnest(array['40000000-0000-0000-0000-000000000000'::uuid,
+    '50000000-0000-0000-0000-000000000000'::uuid]) id;
+insert into holds (account_id, session_id, amount, state, changes)
+    select account_id, id, 5, 'active', 1 from sessions;
+insert into hold_changes (account_id, session_id, n, delta, held_after, why, at) values
+    ('10000000-0000-0000-0000-000000000000', '50000000-0000-0000-0000-000000000000', 1, 5, 5, 'start', '2026-01-01'),
+    ('10000000-0000-0000-0000-000000000000', '40000000-0000-0000-0000-000000000000', 1, 5, 10, 'start', '2026-01-03'),
+    ('10000000-0000-0000-0000-000000000000', '50000000-0000-0000-0000-000000000000', 2, -3, 7, 'lower', '2026-01-04');
+"""
+
+
+def test_holds_of_before_are_numbered_in_the_order_in_which_they_were_booked(databases: WorkerDatabases) -> None:
+    with databases.fresh() as urls:
+        tell(urls.owner, "drop schema public cascade; create schema public")
+        tell(urls.owner, offline_sql("0001") + BEFORE_0002)
+        assert migrate(urls.owner, SERVICE) == ("0001", expected_version())
+        assert ask(urls.owner, "select seq, held_after from hold_changes order by seq") == [(1, 5), (2, 10), (3, 7)]
+        assert ask(urls.owner, "select hold_seq, last_change_at::date::text from accounts order by user_id") == [
+            (3, "2026-01-04"), (0, None),
+        ]  # fmt: skip
+        with pytest.raises(psycopg.errors.RestrictViolation):
+            tell(urls.owner, "update hold_changes set why = 'else'")
