@@ -13,8 +13,8 @@ from app.core.worst_case import affordable_time
 from app.db.database import Transaction
 from app.db.tables import RUNNING, accounts, entries, hold_changes, limit_changes, sessions
 from app.errors import NOT_FOUND, Problem, invalid
-from app.ledger.book import account_now
 from app.ledger.keys import LedgerKeys
+from app.ledger.opening import account_now
 from app.pricing.cards import card_of_account
 
 

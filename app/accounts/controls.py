@@ -10,7 +10,7 @@ from app.core.ids import NIL_ACCOUNT
 from app.core.units import Instant, seconds
 from app.db.database import Transaction
 from app.documents import Document, Duration, Flag, Reason
-from app.ledger.book import Audit, record_audits
+from app.ledger.audit import Audit, record_audits
 from app.ledger.controls import Controls, load_controls, store_controls
 from app.ports.ids import Ids
 

@@ -18,7 +18,9 @@ from app.db.tables import grants
 from app.documents import Document, Flag, PlainString, Reason, SignedCredits
 from app.errors import BELOW_FLOOR, GRANT_CLOSED, GRANT_SPENT, NOT_FOUND, Problem, invalid
 from app.events.outbox import EventType
-from app.ledger.book import Audit, GrantTerms, LedgerPorts, open_book, open_book_of_user
+from app.ledger.audit import Audit
+from app.ledger.book import GrantTerms, LedgerPorts
+from app.ledger.opening import open_book, open_book_of_user
 
 PRIORITY = 50
 

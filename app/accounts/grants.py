@@ -18,7 +18,9 @@ from app.db.tables import grants
 from app.documents import Credits, Document, Metadata, Moment, PlainString, PositiveCredits, Text, WholeNumber
 from app.errors import REFERENCE_CONFLICT, Problem, invalid
 from app.http.pages import make_cursor, page, read_cursor
-from app.ledger.book import Audit, GrantTerms, LedgerPorts, open_book_of_user
+from app.ledger.audit import Audit
+from app.ledger.book import GrantTerms, LedgerPorts
+from app.ledger.opening import open_book_of_user
 
 MAX_PRIORITY = 100
 MAX_BALANCE = 8 * 10**18

@@ -14,7 +14,9 @@ from app.db.database import Transaction
 from app.db.tables import accounts
 from app.documents import Credits, Document, Duration, Flag, PositiveCredits, Reason, Text, WholeNumber
 from app.errors import invalid
-from app.ledger.book import Audit, LedgerPorts, open_book_of_user
+from app.ledger.audit import Audit
+from app.ledger.book import LedgerPorts
+from app.ledger.opening import open_book_of_user
 from app.pricing.cards import find_card
 
 MAX_SESSIONS: Final = 1_000_000

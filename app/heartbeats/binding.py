@@ -16,7 +16,8 @@ from app.core.units import US_PER_MINUTE, Instant, Micros
 from app.db.database import Database
 from app.db.tables import security_events, ticks
 from app.heartbeats.writer import Tick
-from app.ledger.book import LedgerPorts, open_book
+from app.ledger.book import LedgerPorts
+from app.ledger.opening import open_book
 from app.sessions.records import STEP_EVENTS, is_bound, load_session, take_step
 
 

@@ -1,8 +1,8 @@
 """The only way into the ledger: one account, locked, changed by its rules, written at once.
 
-:func:`open_book` locks the account's row; what is done to ``book.account`` stays in memory until :meth:`Book.close`
-writes it. A natural key that exists already fails the insert and the whole transaction with it, so no effect happens
-twice.
+:mod:`app.ledger.opening` locks the account's row and makes the book; what is done to ``book.account`` stays in memory
+until :meth:`Book.close` writes it. A natural key that exists already fails the insert and the whole transaction with
+it, so no effect happens twice.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,22 +10,19 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, insert, select, update
-from sqlalchemy.dialects.postgresql import insert as upsert
+from sqlalchemy import Row, insert, update
 
 from app.core.account import Account, Hold
 from app.core.alerts import Level, Signal, level_of, signals
 from app.core.chain import Entry, Funding, grant_mac, limit_mac, mac
 from app.core.corrections import PaidDebit
 from app.core.entries import EntryDraft
-from app.core.ids import Kind, account_id_of, public_id
+from app.core.ids import Kind, public_id
 from app.core.ledger import Grant, GrantKind, GrantState
-from app.core.lossless_json import loads
 from app.core.units import Instant, MicroCredits, Micros, format_credits, format_instant
 from app.db.database import Transaction
 from app.db.tables import (
     accounts,
-    audit_log,
     entries,
     events,
     funding,
@@ -37,18 +34,11 @@ from app.db.tables import (
     postings,
 )
 from app.events.outbox import Event, EventType
-from app.http.answers import encode
 from app.ledger.alerts import AlertThresholds
+from app.ledger.audit import Audit, record_audits
 from app.ledger.keys import LedgerKeys
 from app.ledger.rows import (
-    credit_reserved,
-    debts_of,
-    grant_of,
-    hold_of,
-    is_genuine,
     last_limit_change,
-    loaded_grants,
-    paid_debits,
     terms_document,
 )
 from app.ports.ids import Ids
@@ -91,18 +81,6 @@ class LedgerPorts:
     keys: LedgerKeys
     ids: Ids
     thresholds: AlertThresholds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Audit:
-    """Who does what to an account, and why, for those who ask later."""
-
-    actor: str
-    action: str
-    target: str
-    before: Mapping[str, Any] | None = None
-    after: Mapping[str, Any] | None = None
-    reason: str | None = None
 
 
 class Book:
@@ -436,119 +414,3 @@ class Book:
 
     def public_grant(self, grant_id: UUID) -> str:
         return public_id(Kind.GRANT, self.account_id, grant_id)
-
-
-async def record_audits(
-    transaction: Transaction, ids: Ids, account_id: UUID, audits: Sequence[Audit], at: Instant
-) -> None:
-    """Write down who did what, in the transaction that does it."""
-    rows = [
-        {
-            "account_id": account_id,
-            "id": ids.new(),
-            "actor": audit.actor,
-            "action": audit.action,
-            "target": audit.target,
-            "before": _plain(audit.before),
-            "after": _plain(audit.after),
-            "reason": audit.reason,
-            "at": at,
-        }
-        for audit in audits
-    ]
-    if rows:
-        await transaction.execute(insert(audit_log), rows)
-
-
-def _plain(document: Mapping[str, Any] | None) -> Any:
-    """The document as the database's JSON takes it, with decimals as numbers digit for digit."""
-    return None if document is None else loads(encode(dict(document)))
-
-
-async def open_book(
-    transaction: Transaction,
-    ports: LedgerPorts,
-    account_id: UUID,
-    now: Instant,
-    sessions: Sequence[UUID] = (),
-    *,
-    correcting: UUID | None = None,
-) -> Book | None:
-    """Lock an account and open it, with the holds of ``sessions``; null if there is no such account.
-
-    ``correcting``: a session whose charge may be given back, so its debits are read and the grants that paid them.
-
-    Several accounts in one transaction are opened in the order of their ids, so that no two transactions wait for each
-    other.
-    """
-    row = (
-        await transaction.execute(select(accounts).where(accounts.c.account_id == account_id).with_for_update())
-    ).one_or_none()
-    if row is None:
-        return None
-    debits = [] if correcting is None else await paid_debits(transaction, account_id, correcting)
-    paying = {line.grant_id for debit in debits for line in (*debit.drawn, *debit.repaid)} - {None}
-    found = await loaded_grants(transaction, account_id, [grant for grant in paying if grant is not None])
-    grant_rows = [grant for grant in found if is_genuine(grant, ports.keys)]
-    account = await _account(transaction, row, grant_rows, now, sessions)
-    stored = {grant.id: grant_of(grant) for grant in grant_rows}
-    return Book(transaction, ports, now, row, account, stored, debits)
-
-
-async def account_now(transaction: Transaction, row: Row[Any], now: Instant, keys: LedgerKeys | None) -> Account:
-    """The account in ``row`` as it is at ``now``, to look at: nothing of it is ever written.
-
-    ``keys`` null: grants of the future are believed without a look at their signatures.
-    """
-    found = await loaded_grants(transaction, row.account_id)
-    return await _account(transaction, row, [g for g in found if keys is None or is_genuine(g, keys)], now, ())
-
-
-async def _account(
-    transaction: Transaction, row: Row[Any], grant_rows: Sequence[Row[Any]], now: Instant, sessions: Sequence[UUID]
-) -> Account:
-    account_id: UUID = row.account_id
-    stored = {grant.id: grant_of(grant) for grant in grant_rows}
-    found = {session_id: await hold_of(transaction, account_id, session_id) for session_id in sessions}
-    return Account(
-        now=now,
-        balance=row.balance,
-        debt=row.debt,
-        held=row.held,
-        credit_limit=row.credit_limit,
-        grants=stored.values(),
-        terms={g.id: terms_document(stored[g.id], g.cost_basis, g.reference) for g in grant_rows},
-        holds={session_id: hold for session_id, hold in found.items() if hold is not None},
-        debts=await debts_of(transaction, account_id, row.debt),
-        credit_reserved=await credit_reserved(transaction, account_id),
-    )
-
-
-async def open_book_of_user(transaction: Transaction, ports: LedgerPorts, user_id: str, now: Instant) -> Book:
-    """Lock and open the account of a user, made now if the user was never seen."""
-    account_id = account_id_of(user_id)
-    book = await open_book(transaction, ports, account_id, now)
-    if book is None:
-        await transaction.execute(
-            upsert(accounts)
-            .values(
-                account_id=account_id,
-                user_id=user_id,
-                balance=0,
-                debt=0,
-                held=0,
-                credit_limit=0,
-                seq=0,
-                event_seq=0,
-                hold_seq=0,
-                limits={},
-                suspended=False,
-                created_at=now,
-            )
-            # Another transaction may make the same account at this moment: then its row is locked below.
-            .on_conflict_do_nothing()
-        )
-        book = await open_book(transaction, ports, account_id, now)
-    if book is None:
-        raise RuntimeError("an account that was just made is gone")
-    return book

@@ -14,8 +14,9 @@ from app.core.ledger import GrantState
 from app.core.units import Instant, Micros
 from app.db.database import Database, DatabaseUnavailable, Transaction
 from app.db.tables import accounts, grants
-from app.ledger.book import LedgerPorts, open_book
+from app.ledger.book import LedgerPorts
 from app.ledger.controls import load_controls
+from app.ledger.opening import open_book
 
 BATCH: Final = 500
 

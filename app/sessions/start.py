@@ -41,7 +41,9 @@ from app.http.idempotency import (
     stored_answer,
 )
 from app.keys import KeyRing
-from app.ledger.book import Audit, Book, LedgerPorts, open_book, open_book_of_user
+from app.ledger.audit import Audit
+from app.ledger.book import Book, LedgerPorts
+from app.ledger.opening import open_book, open_book_of_user
 from app.ports.clock import Clock
 from app.ports.ids import Ids
 from app.ports.randomness import Randomness

@@ -26,7 +26,9 @@ from app.errors import (
     invalid,
 )
 from app.events.outbox import EventType
-from app.ledger.book import Audit, Book, GrantTerms, LedgerPorts, open_book
+from app.ledger.audit import Audit
+from app.ledger.book import Book, GrantTerms, LedgerPorts
+from app.ledger.opening import open_book
 from app.pricing.cards import find_card
 from app.pricing.explanation import explain
 from app.sessions.documents import session_document

@@ -18,7 +18,8 @@ from app.core.worst_case import largest_remaining_charge
 from app.db.database import Database, DatabaseUnavailable, Transaction
 from app.events.outbox import EventType
 from app.gabber import Gabber, PulledTimeline, PullFailed
-from app.ledger.book import Book, LedgerPorts, open_book
+from app.ledger.book import Book, LedgerPorts
+from app.ledger.opening import open_book
 from app.ports.clock import Clock
 from app.ports.randomness import Randomness
 from app.sessions.records import STEP_EVENTS, Session, change_session, load_session, take_step

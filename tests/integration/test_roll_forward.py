@@ -23,7 +23,8 @@ from app.core.units import Instant, MicroCredits, format_credits, format_instant
 from app.finance.documents import format_money
 from app.finance.roll_forward import Period
 from app.finance.roll_forward import roll_forward as found_by
-from app.ledger.book import Book, GrantTerms, open_book
+from app.ledger.book import Book, GrantTerms
+from app.ledger.opening import open_book
 from tests.support.ledger_play import Known, LedgerPlay
 from tests.support.postgres import WorkerDatabases, ask, tell
 from tests.support.scripted_provider import ProviderHost

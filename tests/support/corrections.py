@@ -12,7 +12,8 @@ from app.core.ids import Kind, account_id_of, parse_public_id
 from app.core.ledger import Grant, GrantKind, GrantState
 from app.core.units import MicroCredits, parse_credits
 from app.db.tables import charges
-from app.ledger.book import Book, GrantTerms, open_book
+from app.ledger.book import Book, GrantTerms
+from app.ledger.opening import open_book
 from tests.support.world import World
 
 

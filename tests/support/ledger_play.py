@@ -15,7 +15,8 @@ from app.core.ledger import GrantKind, GrantState
 from app.core.units import Instant, MicroCredits
 from app.db.database import Database, Transaction
 from app.db.tables import accounts, grants, rate_cards, sessions
-from app.ledger.book import Book, GrantTerms, LedgerPorts, open_book, open_book_of_user
+from app.ledger.book import Book, GrantTerms, LedgerPorts
+from app.ledger.opening import open_book, open_book_of_user
 from tests.support.clock import ManualClock
 
 

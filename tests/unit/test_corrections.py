@@ -27,7 +27,7 @@ def plan(amount: int, *debits: PaidDebit) -> list[tuple[int, int | None, int]]:
 PAID = debit(9, ((1, 10), (2, 20), (None, 8)), repaid=((3, 2), (4, 3)))
 """Grants 1 and 2 paid 30; of 8 on credit grants 3 and 4 repaid 5, and 3 are owed."""
 
-ORDER = [
+ORDER: list[tuple[int, list[tuple[int, int | None, int]]]] = [
     (1, [(9, None, 1)]),
     (3, [(9, None, 3)]),
     (4, [(9, None, 3), (9, 4, 1)]),
@@ -50,7 +50,7 @@ def test_what_was_given_back_before_came_off_in_the_same_order() -> None:
         rest = debit(9, ((1, 10), (2, 20), (None, 8)), repaid=((3, 2), (4, 3)), returned=gone)
         assert rest.left == 38 - amount
         together: dict[int | None, int] = {}
-        for _, grant, part in [*expected, *plan(38 - amount, rest)]:
+        for _, grant, part in expected + plan(38 - amount, rest):
             together[grant] = together.get(grant, 0) + part
         assert together == {None: 3, 4: 3, 3: 2, 2: 20, 1: 10}
 
