@@ -198,11 +198,18 @@ async def _limits(transaction: Transaction, keys: LedgerKeys, found: Findings) -
     rows = (await transaction.execute(page)).all()
     while rows:
         for row in rows:
-            key = keys.key(row.key_id)
-            content = row.account_id, row.n, row.credit_limit, row.reason, row.at
-            if key is None or limit_mac(*content, key) != row.mac:
-                found.add(Finding(LIMITS, row.account_id, f"limit change {row.n}", "its MAC does not fit"))
+            fault = _forged_limit(row, keys)
+            if fault is not None:
+                found.add(Finding(LIMITS, row.account_id, f"limit change {row.n}", fault))
         rows = (await transaction.execute(page.where(place > tuple_(rows[-1].account_id, rows[-1].n)))).all()
+
+
+def _forged_limit(row: Row[Any], keys: LedgerKeys) -> str | None:
+    key = keys.key(row.key_id)
+    if key is None:
+        return f"signed with key {row.key_id}, not ours"
+    fits = limit_mac(row.account_id, row.n, row.credit_limit, row.reason, row.at, key) == row.mac
+    return None if fits else "its MAC does not fit"
 
 
 def _keys_of(pairs: Iterable[tuple[UUID, UUID]]) -> FromClause:
