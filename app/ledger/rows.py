@@ -28,7 +28,9 @@ async def loaded_grants(transaction: Transaction, account_id: UUID, besides: Seq
     wanted = grants.c.remaining > 0
     if besides:
         wanted |= grants.c.id.in_(besides)
-    return (await transaction.execute(select(grants).where(grants.c.account_id == account_id, wanted))).all()
+    # Without what clients keep with them: it decides nothing, and may be some kilobytes each.
+    columns = [column for column in grants.c if column is not grants.c.metadata]
+    return (await transaction.execute(select(*columns).where(grants.c.account_id == account_id, wanted))).all()
 
 
 def grant_of(row: Row[Any]) -> Grant:
