@@ -36,6 +36,10 @@ demo: setup ## show all of it: make demo, or make demo DEMO_ARGS=--once
 test: setup ## run all tests: make test, or make test TEST_ARGS='-k heartbeats'
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(TEST_ARGS)
 
+.PHONY: figures
+figures: setup ## run and print what takes too long for the tests: crowds of clients, storms of repetitions
+	@$(BIN)/python -m pytest -q -s -o python_files='figure_*.py' tests/figures $(TEST_ARGS)
+
 .PHONY: check
 check: setup ## lint, types, import contract, container files
 	@$(BIN)/ruff check .
