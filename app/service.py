@@ -358,7 +358,8 @@ def _add_problem_handlers(api: FastAPI) -> None:
     async def invalid_query(_request: Request, _error: Exception) -> Response:
         return problem_response(Problem(Code("invalid-request", 422, "The request is not valid"), "see the call"))
 
-    async def unavailable(_request: Request, _error: Exception) -> Response:
+    async def unavailable(_request: Request, error: Exception) -> Response:
+        log.warning("request.database_unavailable", why=str(error))
         return problem_response(Problem(UNAVAILABLE, "nothing may have been changed; try again with the same key"))
 
     async def broken(_request: Request, error: Exception) -> Response:

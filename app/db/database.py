@@ -25,7 +25,10 @@ LOCK_TIMEOUT_MS: Final = 5_000
 
 STATEMENT_TIMEOUT_MS: Final = 20_000
 POOL_SIZE: Final = 10
-POOL_TIMEOUT_S: Final = 5
+POOL_TIMEOUT_S: Final = 15
+"""A transaction waits at most so long for a connection. Those who wait are served in order; whoever is sent away asks
+again, at the end of the queue."""
+
 CONNECT_TIMEOUT_S: Final = 5
 
 Transaction = AsyncConnection
@@ -112,11 +115,11 @@ class Database:
     async def _translated(self) -> AsyncIterator[None]:
         try:
             yield
-        except (OperationalError, PoolTimeout) as error:
+        except PoolTimeout as error:
             raise DatabaseUnavailable(type(error).__name__) from error
         except DBAPIError as error:
-            if error.connection_invalidated:
-                raise DatabaseUnavailable(type(error).__name__) from error
+            if isinstance(error, OperationalError) or error.connection_invalidated:
+                raise DatabaseUnavailable(type(error.orig).__name__) from error
             raise
 
     async def clock(self) -> Instant:
