@@ -355,7 +355,9 @@ class Crowd:
     async def _judge(self, url: str) -> None:
         done = self.done
         faults = done.faults
-        faults += done.unexpected[:20] + [str(line) for line in done.logged[:20]] + done.seen.faults[:20]
+        faults += done.unexpected[:20] + done.seen.faults[:20]
+        logged = Counter(f"logged {line['event']}: {line.get('why')}" for line in done.logged)
+        faults += [f"{count} times {line}" for line, count in logged.items()]
         deadlocks = ask(url, "select deadlocks from pg_stat_database where datname = current_database()")
         if deadlocks != [(0,)]:
             faults.append(f"{deadlocks} deadlocks")
@@ -418,6 +420,7 @@ async def measure(
         "settle_delay_s": "0",
         "no_heartbeat_grace_s": "0",
         "unconfirmed_ttl_s": "120",
+        "provider_timeout_s": "600",  # this clock runs faster than answers come
         "reconcile_interval_s": "120",
     }
     async with (
