@@ -10,7 +10,7 @@ from sqlalchemy import Row, select
 
 from app.accounts.balances import is_known
 from app.core.ids import Kind, account_id_of, public_id
-from app.core.ledger import GrantKind
+from app.core.ledger import DEFAULT_PRIORITY, GrantKind
 from app.core.lossless_json import dumps
 from app.core.units import Instant, format_credits, format_instant, format_millionths
 from app.db.database import Transaction
@@ -32,7 +32,7 @@ class GrantDocument(Document):
 
     amount: PositiveCredits
     kind: Annotated[GrantKind, PlainString] = GrantKind.PAID
-    priority: Annotated[WholeNumber, Field(le=MAX_PRIORITY)] = 50
+    priority: Annotated[WholeNumber, Field(le=MAX_PRIORITY)] = DEFAULT_PRIORITY
     effective_at: Moment | None = None
     expires_at: Moment | None = None
     cost_basis: Credits | None = None

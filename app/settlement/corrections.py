@@ -37,8 +37,6 @@ from app.sessions.routes import unknown_session
 from app.settlement.charges import load_charges, new_charge, post_charge
 from app.settlement.evidence import evidence_digest, load_evidence, load_new_evidence
 
-GOODWILL_PRIORITY = 50
-
 
 class RefundDocument(Document):
     """``amount`` absent: all that is left of the charge."""
@@ -229,14 +227,7 @@ async def _posted(
 def _give_back(book: Book, amount: MicroCredits, why: Correction, by: Correcting) -> Grant | None:
     def goodwill(of: MicroCredits) -> tuple[Grant, dict[str, Any]]:
         terms = GrantTerms(
-            amount=of,
-            kind=GrantKind.PROMOTIONAL,
-            priority=GOODWILL_PRIORITY,
-            effective_at=by.now,
-            expires_at=Instant(by.now + by.goodwill),
-            cost_basis=None,
-            reference=None,
-            metadata={},
+            amount=of, kind=GrantKind.PROMOTIONAL, effective_at=by.now, expires_at=Instant(by.now + by.goodwill)
         )
         return book.new_grant(terms, GrantState.ACTIVE)
 
