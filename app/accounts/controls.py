@@ -11,7 +11,7 @@ from app.core.units import Instant, seconds
 from app.db.database import Transaction
 from app.documents import Document, Duration, Flag, Reason
 from app.ledger.audit import Audit, record_audits
-from app.ledger.controls import Controls, load_controls, store_controls
+from app.ledger.controls import Controls, lock_controls, store_controls
 from app.ports.ids import Ids
 
 
@@ -28,7 +28,7 @@ async def change_controls(
     transaction: Transaction, ids: Ids, asked: ControlChangesDocument, now: Instant, actor: str
 ) -> dict[str, Any]:
     """Change what is given; the controls then in force."""
-    before = await load_controls(transaction)
+    before = await lock_controls(transaction, now)
     after = before
     if asked.starts_stopped is not None:
         after = replace(after, starts_stopped=(asked.reason or "stopped") if asked.starts_stopped else None)

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from app.core.lossless_json import dumps, loads
 from app.core.units import Instant, Micros, instant_of
 from app.db.migrate import expected_version
+from app.db.turns import Turns
 
 LOCK_TIMEOUT_MS: Final = 5_000
 """A transaction waits at most so long for a row that another one holds."""
@@ -52,6 +53,7 @@ class Database:
     """A pool of connections of the service's role."""
 
     def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
+        self.turns = Turns()
         self._url = make_url(url).set(drivername="postgresql+psycopg")
         self._engine = create_async_engine(
             self._url,

@@ -1,11 +1,14 @@
 """``Idempotency-Key``: one key, one effect, one answer.
 
 The key's row is inserted in the transaction of the effect, so both are there or neither. A concurrent duplicate waits
-on that insert and then gives the stored answer again; 409 if the wait runs out. Only the key's hash is kept.
+and then gives the stored answer again; 409 if the wait runs out. Within a process it waits without a connection, so
+that many repetitions of one request keep no other one waiting; that of another process waits on the insert. Only the
+key's hash is kept.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -18,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.core.units import US_PER_DAY, US_PER_S, Instant, Micros
-from app.db.database import Database, Transaction
+from app.db.database import LOCK_TIMEOUT_MS, Database, Transaction
 from app.db.tables import idempotency
 from app.documents import AnyDocument, decode, validate
 from app.errors import IDEMPOTENCY_CONFLICT, IDEMPOTENCY_EXPIRED, IDEMPOTENCY_IN_FLIGHT, Problem, invalid
@@ -76,6 +79,24 @@ def cause_of(key: IdempotencyKey | None, ids: Ids) -> str:
     return ids.new().hex if key is None else key.key_hash.hex()
 
 
+@asynccontextmanager
+async def keyed_transaction(
+    database: Database, account_id: UUID, key: IdempotencyKey | None
+) -> AsyncIterator[Transaction]:
+    """A transaction to :func:`claim` the key in; requests of this process with the same key take turns.
+
+    Raises a :class:`~app.errors.Problem`: 409 if those before take longer than a transaction waits for a lock.
+    """
+    async with AsyncExitStack() as stack:
+        if key is not None:
+            turn = database.turns.turn((account_id, key.key_hash), LOCK_TIMEOUT_MS / 1000)
+            try:
+                await stack.enter_async_context(turn)
+            except TimeoutError:
+                raise _in_flight() from None
+        yield await stack.enter_async_context(database.transaction())
+
+
 async def claim(
     transaction: Transaction, account_id: UUID, key: IdempotencyKey, now: Instant, session_id: UUID | None = None
 ) -> Row[tuple[object, ...]] | None:
@@ -102,7 +123,7 @@ async def claim(
             return None
     except OperationalError as error:
         if getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE:
-            raise Problem(IDEMPOTENCY_IN_FLIGHT, "the first request with this key is still under way") from None
+            raise _in_flight() from None
         raise
     row = (
         await transaction.execute(
@@ -112,6 +133,10 @@ async def claim(
     if row.request_hash != key.request_hash:
         raise Problem(IDEMPOTENCY_CONFLICT, "use a new Idempotency-Key for a new request")
     return row
+
+
+def _in_flight() -> Problem:
+    return Problem(IDEMPOTENCY_IN_FLIGHT, "the first request with this key is still under way")
 
 
 async def complete(
@@ -144,7 +169,7 @@ async def write_once(
 
     A refusal by 402 or 422 is stored as well, after what the work had done is rolled back.
     """
-    async with database.transaction() as transaction:
+    async with keyed_transaction(database, account_id, key) as transaction:
         if key is None:
             return (await work(transaction)).response()
         row = await claim(transaction, account_id, key, now)

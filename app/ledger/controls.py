@@ -42,6 +42,14 @@ async def load_controls(transaction: Transaction) -> Controls:
     )
 
 
+async def lock_controls(transaction: Transaction, now: Instant) -> Controls:
+    """The controls to be changed: whoever changes others at the same moment waits, and keeps what is set here."""
+    row = upsert(settings).values(name=_ALERTS, value={}, changed_at=now)
+    await transaction.execute(row.on_conflict_do_nothing())
+    await transaction.execute(select(settings.c.name).where(settings.c.name == _ALERTS).with_for_update())
+    return await load_controls(transaction)
+
+
 async def store_controls(transaction: Transaction, controls: Controls, now: Instant) -> None:
     """Set the controls; they hold for every transaction that begins after this one is committed."""
     rows = [

@@ -38,6 +38,7 @@ from app.http.idempotency import (
     IdempotencyKey,
     claim,
     complete,
+    keyed_transaction,
     stored_answer,
 )
 from app.keys import KeyRing
@@ -149,7 +150,7 @@ class Starts:
         """Commit the attempt and its hold; or the answer that an earlier request with this key was given."""
         account_id = account_id_of(order.user_id)
         refusal: Problem | None = None
-        async with self._database.transaction() as transaction:
+        async with keyed_transaction(self._database, account_id, key) as transaction:
             now = self._clock.now()
             session_id = self._ids.new()
             if key is not None:

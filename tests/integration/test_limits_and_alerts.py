@@ -5,8 +5,10 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import select
 
 from app.core.units import parse_instant
+from app.db.tables import settings
 from tests.integration.test_corrections import audited, done, events, patch, settled
 from tests.support.postgres import ask
 from tests.support.problems import pointers, problem
@@ -210,6 +212,26 @@ async def test_all_starts_can_be_stopped(talktime: World) -> None:
     assert (await talktime.get("/v1/settings"))["starts_stopped_reason"] is None
     nil = "select action, reason from audit_log where account_id = '00000000-0000-0000-0000-000000000000' order by id"
     assert ("settings.change", "the provider burns") in ask(talktime.service.database.conninfo, nil)
+
+
+async def test_a_stop_for_starts_outlives_another_change_at_the_same_moment(talktime: World) -> None:
+    database = talktime.service.database
+    was = await set_for_all(talktime, starts_stopped=False)
+    waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+    try:
+        async with database.transaction() as transaction:
+            await transaction.execute(select(settings).with_for_update())
+            changes = [
+                asyncio.create_task(set_for_all(talktime, **changed))
+                for changed in ({"starts_stopped": True}, {"expiring_before_s": 7_200})
+            ]
+            while ask(database.conninfo, waiting) != [(2,)]:  # noqa: ASYNC110  another process changes it
+                await asyncio.sleep(0.01)
+        await asyncio.gather(*changes)
+        found = await talktime.get("/v1/settings")
+        assert (found["starts_stopped"], found["expiring_before_s"]) == (True, 7_200)
+    finally:
+        await set_for_all(talktime, starts_stopped=False, expiring_before_s=was["expiring_before_s"])
 
 
 async def test_bad_settings_point_at_the_place(talktime: World) -> None:
