@@ -54,8 +54,6 @@ async def give(
     A ``reference`` that was used for the same grant gives that grant again; for another one it is a 409.
     """
     effective_at = now if asked.effective_at is None else asked.effective_at
-    if asked.expires_at is not None and asked.expires_at <= max(now, effective_at):
-        raise invalid("/expires_at", "must be in the future, and after effective_at")
     book = await open_book_of_user(transaction, ledger, user_id, now)
     if asked.reference is not None:
         earlier = await _by_reference(transaction, book.account_id, asked.reference)
@@ -63,6 +61,8 @@ async def give(
             if not _same(earlier, asked):
                 raise Problem(REFERENCE_CONFLICT, f"the reference {asked.reference!r} was used for another grant")
             return grant_document(earlier, user_id), False
+    if asked.expires_at is not None and asked.expires_at <= max(now, effective_at):
+        raise invalid("/expires_at", "must be in the future, and after effective_at")
     # Grants still to come count as well: one that did not fit when its time comes would stop the account for ever.
     if sum(grant.remaining for grant in book.account.grants.values()) + asked.amount > MAX_BALANCE:
         raise invalid("/amount", "would make the balance larger than any balance may be")

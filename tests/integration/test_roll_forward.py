@@ -329,3 +329,18 @@ def test_money_is_exact() -> None:
         "-0.5",
         "123456.00000001",
     ]
+
+
+async def test_what_repays_an_adjustment_is_no_consumption(database_url: str, providers: ProviderHost) -> None:
+    async with world(database_url, providers.script()) as talktime:
+        user = talktime.user()
+        body = {"amount": "-50", "reason": "chargeback", "allow_below_floor": True}
+        assert (await talktime.client.post(f"/v1/users/{user}/adjustments", json=body)).status_code == 201
+        await talktime.grant(user, "50", cost_basis="0.1")
+        talktime.clock.advance(1)
+        rows = await roll_forward(talktime)
+        adds_up(rows)
+        told = ("issued", "consumed", "consumed_value", "corrections", "corrections_value", "closing")
+        assert [rows["paid"][name] for name in told] == ["50", "0", "0", "-50", "-5", "0"]
+        assert [rows["credit"][name] for name in told] == ["0", "0", "0", "0", "0", "0"]
+        assert [rows["total"][name] for name in told] == ["50", "0", "0", "-50", "-5", "0"]

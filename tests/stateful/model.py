@@ -285,11 +285,11 @@ class Model:
             raise Refused("grant-closed")
         if not lot.remaining:
             raise Refused("grant-spent")
-        if lot.state == "scheduled":
-            lot.state, lot.remaining = "voided", 0
-            return 0
+        gone = 0 if lot.state == "scheduled" else lot.remaining - self.held_of(lot)
+        lot.remaining = 0 if lot.state == "scheduled" else lot.remaining - gone
         lot.state = "voided"
-        return self._sweep(lot, None)
+        self._post("void", -gone, lot=lot)  # of 0 as well: that it is closed is on record
+        return gone
 
     # Holds
 

@@ -33,7 +33,7 @@ select a.balance, a.debt, a.held, a.credit_limit, a.seq,
      (select json_agg(json_build_array(d.seq, f.grant_id, f.amount))
       from funding f left join entries d on d.account_id = f.account_id and d.id = f.debit_entry_id
       where f.account_id = e.account_id and f.entry_id = e.id),
-     (select json_build_array(sum(p.amount),
+     (select json_build_array(coalesce(sum(p.amount), 0),
              coalesce(sum(p.amount) filter (where p.ledger_account = 'credit' or p.ledger_account like 'grants.%'), 0))
       from postings p where p.account_id = e.account_id and p.entry_id = e.id)) order by e.seq)
    from entries e where e.account_id = a.account_id and e.seq > :after)::text as entries
