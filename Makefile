@@ -45,6 +45,10 @@ stateful: setup ## random histories against a model: make stateful SEED=7 MAX=10
 cuts: setup ## connections cut before and after every COMMIT of the money path
 	@CUTS_ALL=1 $(BIN)/python -m pytest -q tests/cuts
 
+.PHONY: figures
+figures: setup ## run and print what takes too long for the tests: crowds of clients, storms of repetitions
+	@$(BIN)/python -m pytest -q -s -o python_files='figure_*.py' tests/figures $(TEST_ARGS)
+
 .PHONY: check
 check: setup ## lint, types, import contract, container files
 	@$(BIN)/ruff check .

@@ -5,6 +5,7 @@ module does (``tests/architecture``). Connections carry no session state, so a t
 between: prepared statements are off and limits are set per transaction.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
@@ -54,6 +55,8 @@ class Database:
 
     def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
         self.turns = Turns()
+        # The pool itself lets newcomers pass those who wait, so that under load some wait until they are refused.
+        self._places = asyncio.Semaphore(pool_size)
         self._url = make_url(url).set(drivername="postgresql+psycopg")
         self._engine = create_async_engine(
             self._url,
@@ -79,18 +82,31 @@ class Database:
         Raises :class:`DatabaseUnavailable` for a lost connection, an exhausted pool, a lock or statement that waited
         too long, or a deadlock.
         """
-        async with self._translated(), self._engine.begin() as connection:
+        async with self._translated(), self._place(), self._engine.begin() as connection:
             await connection.execute(_LIMITS, {"statement_ms": str(STATEMENT_TIMEOUT_MS)})
             yield connection
 
     @asynccontextmanager
     async def reading(self, *, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS) -> AsyncIterator[Transaction]:
         """One read-only transaction in which every statement sees the same state."""
-        async with self._translated(), self._engine.connect() as plain:
+        async with self._translated(), self._place(), self._engine.connect() as plain:
             connection = await plain.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             async with connection.begin():
                 await connection.execute(_LIMITS, {"statement_ms": str(statement_timeout_ms)})
                 yield connection
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """One of the pool's connections, in the order of asking."""
+        try:
+            async with asyncio.timeout(POOL_TIMEOUT_S):
+                await self._places.acquire()
+        except TimeoutError as error:
+            raise DatabaseUnavailable("no connection is free") from error
+        try:
+            yield
+        finally:
+            self._places.release()
 
     @asynccontextmanager
     async def _translated(self) -> AsyncIterator[None]:

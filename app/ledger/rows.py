@@ -35,7 +35,9 @@ async def loaded_grants(
     wanted = grants.c.remaining > 0
     if besides:
         wanted |= grants.c.id.in_(besides)
-    rows = (await transaction.execute(select(grants).where(grants.c.account_id == account_id, wanted))).all()
+    # Without what clients keep with them: it decides nothing, and may be some kilobytes each.
+    columns = [column for column in grants.c if column is not grants.c.metadata]
+    rows = (await transaction.execute(select(*columns).where(grants.c.account_id == account_id, wanted))).all()
     coming = [row for row in rows if row.state == GrantState.SCHEDULED.value]
     if not coming:
         return list(rows)

@@ -10,7 +10,7 @@ from tests.support.world import world
 
 pytestmark = pytest.mark.anyio
 
-KEYS, TIMES, AT_ONCE = 20, 200, 4
+KEYS, TIMES, AT_ONCE = 200, 200, 4
 
 
 async def test_200_identical_requests_at_once_have_one_effect_and_one_answer(
