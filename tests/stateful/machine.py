@@ -6,6 +6,7 @@ due in it.
 
 import asyncio
 import copy
+import itertools
 import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
@@ -35,8 +36,6 @@ from app.ledger.book import Book, LedgerPorts
 from app.ledger.due import post_due
 from app.ledger.keys import LedgerKeys
 from app.ledger.opening import open_book, open_book_of_user
-from app.ports.ids import TimeOrderedIds
-from app.ports.randomness import SystemRandomness
 from app.pricing.cards import ensure_default_card, publish
 from app.pricing.thresholds import CardThresholds
 from app.sessions.records import Session as StoredSession
@@ -66,6 +65,16 @@ FACTORS: Final = (0, 1, 2, 3, 5)
 """Cards at so many micro-credits a microsecond of speech."""
 
 
+class CountedIds:
+    """Ids in the order of their making, so that the same history is the same again to the last tie."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count(1)
+
+    def new(self) -> UUID:
+        return UUID(int=7 << 76 | 2 << 62 | next(self._numbers))
+
+
 @dataclass
 class Stage:
     """What all runs of a process share: the database, the clock that only runs move, and what was done."""
@@ -83,8 +92,7 @@ class Stage:
 
     @classmethod
     def on(cls, url: str, keys: LedgerKeys, clock: ManualClock, runner: asyncio.Runner) -> "Stage":
-        ids = TimeOrderedIds(clock, SystemRandomness())
-        ledger = LedgerPorts(keys, ids, CardThresholds(Micros(60 * US_PER_S)))
+        ledger = LedgerPorts(keys, CountedIds(), CardThresholds(Micros(60 * US_PER_S)))
         stage = cls(Database(url, pool_size=1), ledger, clock, runner)
         stage.run(stage._publish_cards())
         return stage
@@ -120,7 +128,8 @@ class Stage:
 
 
 amounts = st.one_of(st.integers(1, 6), st.integers(1, 120))
-shares = st.one_of(st.just(100), st.integers(1, 60), st.integers(1, 100))
+shares = st.one_of(st.just(100), st.integers(1, 8), st.integers(1, 60))
+"""Percent; small ones leave grants held in part."""
 numbers = st.integers(0, 30)
 
 
@@ -148,7 +157,7 @@ class Histories(RuleBasedStateMachine):
         self.stage.steps += self.steps
         self.stage.whole_runs += self.steps >= self.step_count
         if self.exists and not self.touched:
-            self.stage.run(self._compare_the_past(dict.fromkeys(self.instants)))
+            self.stage.run(self._compare_the_past(list(dict.fromkeys(self.instants))[::4]))
 
     # One step
 
@@ -303,7 +312,7 @@ class Histories(RuleBasedStateMachine):
         assert {name: found[name] for name in told} == {
             name: format_credits(MicroCredits(amount)) for name, amount in told.items()
         }
-        self.stage.run(self._compare_the_past(self.instants[-3:]))
+        self.stage.run(self._compare_the_past(self.instants[-2:-1] or self.instants))
         self._did("look")
 
     # Grants

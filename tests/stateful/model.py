@@ -339,15 +339,17 @@ class Model:
         """Where a debit is taken from, ``held`` first; and what nothing can pay."""
         taken: dict[Lot | None, int] = {}
         left = amount
+
+        def take(lot: Lot, share: int) -> int:
+            if share:  # what gave nothing has no place in the order
+                taken[lot] = taken.get(lot, 0) + share
+            return share
+
         for part in held:
             if part.lot is not None:
-                share = min(left, part.amount)
-                taken[part.lot] = taken.get(part.lot, 0) + share
-                left -= share
+                left -= take(part.lot, min(left, part.amount))
         for lot in self.burn_order():
-            share = min(left, self.free_of(lot))
-            taken[lot] = taken.get(lot, 0) + share
-            left -= share
+            left -= take(lot, min(left, self.free_of(lot)))
         own_credit = sum(part.amount for part in held if part.lot is None)
         share = min(left, own_credit + max(0, self.limit - self.debt - self.held_of(None)))
         taken[None] = share

@@ -21,18 +21,6 @@ PHASES = [Phase.generate, *([Phase.shrink] if os.environ.get("STATEFUL_SHRINK", 
 PARTS = max(1, min(RUNS // 6, 8))
 
 
-EVERYTHING = {
-    "grant", "grant again", "adjust up", "adjust down", "limit", "start", "lower", "fail", "release again", "settle",
-    "review", "decide: settle", "decide: write_off", "void", "refund", "rerate", "post due", "look", "jump back",
-    "grant again: invalid-request", "adjust down: below-floor", "void: grant-closed", "void: grant-spent",
-    "decide: settle: session-not-in-review", "refund: session-not-settled", "refund: refund-exceeds-charge",
-    "rerate: session-not-settled", "rerate: already-rated",
-    "expiry", "repayment", "debt", "debt beyond the limit", "goodwill", "goodwill that repays debt",
-    "expiry while partly held", "void while partly held", "void of what came back", "limit under the debt",
-    "settled after release",
-}  # fmt: skip
-
-
 def play(stage: Stage, runs: int, seed_of_all: int) -> None:
     """Some of the runs are mutations of others and a little shorter."""
 
@@ -66,5 +54,3 @@ def test_the_ledger_does_what_the_model_does(stage: Stage, part: int, record_pro
     while stage.whole_runs < runs:
         play(stage, runs - stage.whole_runs, SEED * 1_000_000 + part * 1_000 + next(batches))
     record_property("figures", [stage.whole_runs, stage.steps, dict(stage.done)])
-    if runs >= 30:
-        assert not EVERYTHING - stage.done.keys(), "something never happened"
