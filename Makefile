@@ -36,6 +36,15 @@ demo: setup ## show all of it: make demo, or make demo DEMO_ARGS=--once
 test: setup ## run all tests: make test, or make test TEST_ARGS='-k heartbeats'
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(TEST_ARGS)
 
+.PHONY: stateful
+stateful: setup ## random histories against a model: make stateful SEED=7 MAX=1000
+	@STATEFUL_SEED=$(or $(SEED),1) STATEFUL_RUNS=$(or $(MAX),300) \
+		$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal tests/stateful
+
+.PHONY: cuts
+cuts: setup ## connections cut before and after every COMMIT of the money path
+	@CUTS_ALL=1 $(BIN)/python -m pytest -q tests/cuts
+
 .PHONY: figures
 figures: setup ## run and print what takes too long for the tests: crowds of clients, storms of repetitions
 	@$(BIN)/python -m pytest -q -s -o python_files='figure_*.py' tests/figures $(TEST_ARGS)

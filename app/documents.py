@@ -190,9 +190,17 @@ Text = Annotated[
 MAX_REASON = 500
 """Characters of a reason."""
 
+
+def _reason(value: Any) -> str:
+    text = printable(_plain_text(value), MAX_REASON)
+    if not text.strip():
+        raise InvalidQuantity("must say something")
+    return text
+
+
 Reason = Annotated[
     str,
-    PlainValidator(_reader(lambda v: printable(_plain_text(v), MAX_REASON))),
+    PlainValidator(_reader(_reason)),
     WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_REASON}),
 ]
 """Why a person corrects something: printable text of 1 to 500 characters, kept for ever."""

@@ -21,6 +21,7 @@ from app import __version__
 from app.accounts.correction_routes import correction_routes
 from app.accounts.routes import account_routes
 from app.accounts.settings_routes import settings_routes
+from app.core.account import BrokenLedger
 from app.core.ids import AccountThing
 from app.core.units import US_PER_DAY, US_PER_S, Micros, datetime_of
 from app.db.database import Database, DatabaseUnavailable, disagreement
@@ -362,6 +363,10 @@ def _add_problem_handlers(api: FastAPI) -> None:
         log.warning("request.database_unavailable", why=str(error))
         return problem_response(Problem(UNAVAILABLE, "nothing may have been changed; try again with the same key"))
 
+    async def contradiction(_request: Request, error: Exception) -> Response:
+        log.error("ledger.broken", exc_info=error)
+        return problem_response(Problem(INTERNAL, "the ledger contradicts itself: run talktime verify"))
+
     async def broken(_request: Request, error: Exception) -> Response:
         return _internal(error)
 
@@ -369,6 +374,7 @@ def _add_problem_handlers(api: FastAPI) -> None:
     api.add_exception_handler(HTTPException, http_error)
     api.add_exception_handler(RequestValidationError, invalid_query)
     api.add_exception_handler(DatabaseUnavailable, unavailable)
+    api.add_exception_handler(BrokenLedger, contradiction)
     api.add_exception_handler(Exception, broken)
 
 

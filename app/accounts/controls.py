@@ -3,7 +3,8 @@
 from dataclasses import replace
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.accounts.limits import AlertsDocument, alerts_document, alerts_stored
 from app.core.ids import NIL_ACCOUNT
@@ -22,6 +23,13 @@ class ControlChangesDocument(Document):
     alerts: AlertsDocument | None = None
     expiring_before_s: Annotated[Duration, Field(gt=0)] | None = None
     reason: Reason | None = None
+
+    @model_validator(mode="after")
+    def _no_nulls(self) -> "ControlChangesDocument":
+        for name in self.model_fields_set:
+            if getattr(self, name) is None:
+                raise PydanticCustomError("null", f"{name} must not be null")
+        return self
 
 
 async def change_controls(

@@ -22,8 +22,6 @@ from app.ledger.audit import Audit
 from app.ledger.book import GrantTerms, LedgerPorts
 from app.ledger.opening import open_book, open_book_of_user
 
-PRIORITY = 50
-
 
 class VoidDocument(Document):
     reason: Reason
@@ -102,16 +100,7 @@ async def adjust(
         if sum(grant.remaining for grant in account.grants.values()) + asked.amount > MAX_BALANCE:
             raise invalid("/amount", "would make the balance larger than any balance may be")
         grant, terms = book.new_grant(
-            GrantTerms(
-                amount=asked.amount,
-                kind=asked.kind or GrantKind.PROMOTIONAL,
-                priority=PRIORITY,
-                effective_at=now,
-                expires_at=None,
-                cost_basis=None,
-                reference=None,
-                metadata={},
-            ),
+            GrantTerms(amount=asked.amount, kind=asked.kind or GrantKind.PROMOTIONAL, effective_at=now),
             GrantState.ACTIVE,
         )
         adjust_up(account, grant, terms, cause=cause, reason=asked.reason)

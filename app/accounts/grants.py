@@ -10,7 +10,7 @@ from sqlalchemy import Row, select
 
 from app.accounts.balances import is_known
 from app.core.ids import Kind, account_id_of, public_id
-from app.core.ledger import GrantKind
+from app.core.ledger import DEFAULT_PRIORITY, GrantKind
 from app.core.lossless_json import dumps
 from app.core.units import Instant, format_credits, format_instant, format_millionths
 from app.db.database import Transaction
@@ -32,7 +32,7 @@ class GrantDocument(Document):
 
     amount: PositiveCredits
     kind: Annotated[GrantKind, PlainString] = GrantKind.PAID
-    priority: Annotated[WholeNumber, Field(le=MAX_PRIORITY)] = 50
+    priority: Annotated[WholeNumber, Field(le=MAX_PRIORITY)] = DEFAULT_PRIORITY
     effective_at: Moment | None = None
     expires_at: Moment | None = None
     cost_basis: Credits | None = None
@@ -54,8 +54,6 @@ async def give(
     A ``reference`` that was used for the same grant gives that grant again; for another one it is a 409.
     """
     effective_at = now if asked.effective_at is None else asked.effective_at
-    if asked.expires_at is not None and asked.expires_at <= max(now, effective_at):
-        raise invalid("/expires_at", "must be in the future, and after effective_at")
     book = await open_book_of_user(transaction, ledger, user_id, now)
     if asked.reference is not None:
         earlier = await _by_reference(transaction, book.account_id, asked.reference)
@@ -63,6 +61,8 @@ async def give(
             if not _same(earlier, asked):
                 raise Problem(REFERENCE_CONFLICT, f"the reference {asked.reference!r} was used for another grant")
             return grant_document(earlier, user_id), False
+    if asked.expires_at is not None and asked.expires_at <= max(now, effective_at):
+        raise invalid("/expires_at", "must be in the future, and after effective_at")
     # Grants still to come count as well: one that did not fit when its time comes would stop the account for ever.
     if sum(grant.remaining for grant in book.account.grants.values()) + asked.amount > MAX_BALANCE:
         raise invalid("/amount", "would make the balance larger than any balance may be")

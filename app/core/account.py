@@ -172,7 +172,8 @@ class Account:
     def void(self, grant_id: UUID, reason: str) -> MicroCredits:
         """Close a grant that is open and not spent, and take what nothing holds of it; answers how much that was.
 
-        What running sessions hold of it stays theirs. A grant of the future is closed without an entry.
+        What running sessions hold of it stays theirs. There is always an entry, if of 0: that the grant is closed is in
+        the chain, so that nobody can open it again.
         """
         grant = self.grants[grant_id]
         if grant.closed or not grant.remaining:
@@ -181,8 +182,7 @@ class Account:
         self.grants[grant_id] = replace(grant, state=GrantState.VOIDED)
         if grant.state is GrantState.SCHEDULED:
             self.grants[grant_id] = self.grants[grant_id].spend(grant.remaining)
-        elif unheld:
-            self._take_away(grant_id, unheld, f"void:{grant_id}", reason=reason)
+        self._take_away(grant_id, unheld, f"void:{grant_id}", reason=reason)
         return unheld
 
     def _take_away(

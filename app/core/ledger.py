@@ -12,6 +12,9 @@ from uuid import UUID
 
 from app.core.units import Instant, MicroCredits
 
+DEFAULT_PRIORITY: Final = 50
+"""Of 0 to 100; lower burns first."""
+
 
 class GrantKind(StrEnum):
     PAID = "paid"

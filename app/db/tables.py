@@ -169,6 +169,7 @@ sessions = _distributed(
     _col("accrued", BigInteger),
     _col("charged", BigInteger, nullable=True),
     _col("leakage", BigInteger, nullable=True),
+    Column("written_off", Boolean, nullable=False, server_default="false"),
     _col("anomalies", ARRAY(Text)),
     _col("requested_at", InstantType),
     _col("started_at", InstantType, nullable=True),

@@ -97,7 +97,7 @@ def checked_period(after: Instant | None, before: Instant | None, now: Instant) 
 
 
 # A negative line of an entry that opens a grant is what the new grant gives back: it moves nothing of the old one.
-# What repays debt leaves a grant and lowers the debt, two movements of one line.
+# What repays debt leaves a grant and lowers the debt, two movements of one line; it counts as what made the debt.
 _MOVEMENTS: Final = text("""
 with booked as not materialized (
     select account_id, id, kind, grant_id, amount, grant_id is not null and amount > 0 as opens,
@@ -111,10 +111,10 @@ with booked as not materialized (
     from booked where grant_id is not null
     union all
     select b.part, f.account_id, m.grant_id, m.amount,
-           case when f.amount > 0 and (b.kind = 'charge' or f.debit_entry_id <> f.entry_id) then 'consumed'
-                else 'corrections' end
+           case when f.amount > 0 and d.kind = 'charge' then 'consumed' else 'corrections' end
     from funding f
     join booked b on b.account_id = f.account_id and b.id = f.entry_id
+    join entries d on d.account_id = f.account_id and d.id = f.debit_entry_id
     cross join lateral (
         select f.grant_id, -f.amount as amount
         union all

@@ -54,9 +54,12 @@ class IdempotencyKey:
 
 def idempotency_key(request: Request, body: bytes) -> IdempotencyKey | None:
     """The request's key, if it has one; 422 if it is empty, too long or not printable ASCII."""
-    raw = request.headers.get("idempotency-key")
-    if raw is None:
+    given = request.headers.getlist("idempotency-key")
+    if not given:
         return None
+    if len(given) > 1:
+        raise invalid("/Idempotency-Key", "must be given once")
+    raw = given[0]
     if not 1 <= len(raw) <= MAX_KEY_LENGTH or not raw.isascii() or not raw.isprintable():
         raise invalid("/Idempotency-Key", f"must have 1 to {MAX_KEY_LENGTH} printable ASCII characters")
     digest = hashlib.sha256()

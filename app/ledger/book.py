@@ -6,7 +6,7 @@ it, so no effect happens twice.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
@@ -18,7 +18,7 @@ from app.core.chain import Entry, Funding, grant_mac, limit_mac, mac
 from app.core.corrections import PaidDebit
 from app.core.entries import EntryDraft
 from app.core.ids import Kind, public_id
-from app.core.ledger import Grant, GrantKind, GrantState
+from app.core.ledger import DEFAULT_PRIORITY, Grant, GrantKind, GrantState
 from app.core.units import Instant, MicroCredits, Micros, format_credits, format_instant
 from app.db.database import Transaction
 from app.db.tables import (
@@ -66,12 +66,12 @@ class GrantTerms:
 
     amount: MicroCredits
     kind: GrantKind
-    priority: int
     effective_at: Instant
-    expires_at: Instant | None
-    cost_basis: int | None
-    reference: str | None
-    metadata: Mapping[str, Any]
+    expires_at: Instant | None = None
+    priority: int = DEFAULT_PRIORITY
+    cost_basis: int | None = None
+    reference: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

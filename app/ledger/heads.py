@@ -13,12 +13,12 @@ from itertools import islice
 from typing import Any, BinaryIO, Final
 from uuid import UUID
 
-from sqlalchemy import ARRAY, BigInteger, Uuid, column, func, insert, select
+from sqlalchemy import ARRAY, BigInteger, Uuid, column, func, insert, select, true
 from sqlalchemy.sql.expression import cast
 
-from app.core.units import Instant, MicroCredits, format_credits, format_instant, parse_credits
+from app.core.units import Instant, MicroCredits, format_credits, format_instant, millionths
 from app.db.database import Transaction
-from app.db.tables import accounts, entries, exported_heads
+from app.db.tables import accounts, entries, exported_heads, limit_changes
 from app.ledger.findings import Finding, Findings, Progress
 from app.ledger.keys import LedgerKeys
 
@@ -38,12 +38,14 @@ class BadHeads(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Where an account's chain stood; ``mac`` is null while there was no entry."""
+    """Where an account's chain stood; ``mac`` is null while there was no entry. Likewise the changes of its limit."""
 
     account_id: UUID
     seq: int
     mac: bytes | None
     balance: MicroCredits
+    limit_changes: int = 0
+    limit_mac: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class HeadsWriter:
                 "seq": head.seq,
                 "mac": None if head.mac is None else head.mac.hex(),
                 "balance": format_credits(head.balance),
+                "limit_changes": head.limit_changes,
+                "limit_mac": None if head.limit_mac is None else head.limit_mac.hex(),
             }
         )
 
@@ -120,11 +124,24 @@ async def export_heads(
     total = (await transaction.execute(select(func.count()).select_from(accounts))).scalar_one()
     writer = HeadsWriter(keys, now, total, write)
     columns = accounts.c.account_id, accounts.c.seq, accounts.c.head_mac, accounts.c.balance
-    page = select(*columns).order_by(accounts.c.account_id).limit(AT_ONCE)
+    last = (
+        select(limit_changes.c.n, limit_changes.c.mac)
+        .where(limit_changes.c.account_id == accounts.c.account_id)
+        .order_by(limit_changes.c.n.desc())
+        .limit(1)
+        .lateral()
+    )
+    page = (
+        select(*columns, last.c.n, last.c.mac)
+        .select_from(accounts.outerjoin(last, true()))
+        .order_by(accounts.c.account_id)
+        .limit(AT_ONCE)
+    )
     rows = (await transaction.execute(page)).all()
     while rows:
         for row in rows:
-            writer.add(Head(row.account_id, row.seq, row.head_mac, MicroCredits(row.balance)))
+            head = row.account_id, row.seq, row.head_mac, MicroCredits(row.balance), row.n or 0, row.mac
+            writer.add(Head(*head))
         rows = (await transaction.execute(page.where(accounts.c.account_id > rows[-1].account_id))).all()
     return writer.end()
 
@@ -195,12 +212,14 @@ class HeadsFile:
 
 
 def _head(content: dict[str, Any]) -> Head:
-    tag = content["mac"]
+    tag, limit = content["mac"], content["limit_mac"]
     return Head(
         UUID(content["account"]),
         int(content["seq"]),
         None if tag is None else bytes.fromhex(tag),
-        parse_credits(content["balance"]),
+        MicroCredits(millionths(content["balance"])),  # may be more than any one amount
+        int(content["limit_changes"]),
+        None if limit is None else bytes.fromhex(limit),
     )
 
 
@@ -223,14 +242,23 @@ async def check_heads(transaction: Transaction, exported: HeadsFile, found: Find
 async def _contradicted(transaction: Transaction, heads: Sequence[Head]) -> list[tuple[Head, str]]:
     ids = cast([head.account_id for head in heads], ARRAY(Uuid))
     seqs = cast([head.seq for head in heads], ARRAY(BigInteger))
-    named = func.unnest(ids, seqs).table_valued(column("account_id", Uuid), column("seq", BigInteger), name="named")
-    named = named.render_derived()
+    limits = cast([head.limit_changes for head in heads], ARRAY(BigInteger))
+    columns = column("account_id", Uuid), column("seq", BigInteger), column("n", BigInteger)
+    named = func.unnest(ids, seqs, limits).table_valued(*columns, name="named").render_derived()
+    at_limit = (limit_changes.c.account_id == named.c.account_id) & (limit_changes.c.n == named.c.n)
     at_head = (entries.c.account_id == named.c.account_id) & (entries.c.seq == named.c.seq)
     statement = (
-        select(named.c.account_id, accounts.c.user_id, entries.c.mac, entries.c.balance_after)
+        select(
+            named.c.account_id,
+            accounts.c.user_id,
+            entries.c.mac,
+            entries.c.balance_after,
+            limit_changes.c.mac.label("limit_mac"),
+        )
         .select_from(named)
         .outerjoin(accounts, accounts.c.account_id == named.c.account_id)
         .outerjoin(entries, at_head)
+        .outerjoin(limit_changes, at_limit)
     )
     rows = {row.account_id: row for row in await transaction.execute(statement)}
     wrong: list[tuple[Head, str]] = []
@@ -242,4 +270,6 @@ async def _contradicted(transaction: Transaction, heads: Sequence[Head]) -> list
             wrong.append((head, "it is not there"))
         elif head.seq and (row.mac, row.balance_after) != (head.mac, head.balance):
             wrong.append((head, "its MAC or balance is another"))
+        elif row.limit_mac != head.limit_mac:
+            wrong.append((head, f"limit change {head.limit_changes} is gone or another"))
     return wrong

@@ -23,7 +23,6 @@ from app.ledger.rows import (
     debts_of,
     grant_of,
     hold_of,
-    is_genuine,
     loaded_grants,
     paid_debits,
     terms_document,
@@ -50,8 +49,8 @@ async def open_book(
         return None
     debits = [] if correcting is None else await paid_debits(transaction, account_id, correcting)
     paying = {line.grant_id for debit in debits for line in (*debit.drawn, *debit.repaid)} - {None}
-    found = await loaded_grants(transaction, account_id, [grant for grant in paying if grant is not None])
-    grant_rows = [grant for grant in found if is_genuine(grant, ports.keys)]
+    besides = [grant for grant in paying if grant is not None]
+    grant_rows = await loaded_grants(transaction, account_id, ports.keys, besides)
     account = await _account(transaction, row, grant_rows, now, sessions)
     stored = {grant.id: grant_of(grant) for grant in grant_rows}
     return Book(transaction, ports, now, row, account, stored, debits)
@@ -62,8 +61,7 @@ async def account_now(transaction: Transaction, row: Row[Any], now: Instant, key
 
     ``keys`` null: grants of the future are believed without a look at their signatures.
     """
-    found = await loaded_grants(transaction, row.account_id)
-    return await _account(transaction, row, [g for g in found if keys is None or is_genuine(g, keys)], now, ())
+    return await _account(transaction, row, await loaded_grants(transaction, row.account_id, keys), now, ())
 
 
 async def _account(

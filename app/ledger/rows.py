@@ -23,14 +23,32 @@ _DEBTS_AT_ONCE: Final = 200
 log = structlog.get_logger(__name__)
 
 
-async def loaded_grants(transaction: Transaction, account_id: UUID, besides: Sequence[UUID] = ()) -> Sequence[Row[Any]]:
-    """The grants of which something remains and, spent or not, those named ``besides``."""
+async def loaded_grants(
+    transaction: Transaction, account_id: UUID, keys: LedgerKeys | None, besides: Sequence[UUID] = ()
+) -> list[Row[Any]]:
+    """The grants of which something remains and, spent or not, those named ``besides``.
+
+    Left out are grants of the future that nobody gave or that were voided: a row that somebody put into the table, or
+    opened again, never becomes credits. ``keys`` null: signatures are not looked at. (Grants that are effective are
+    covered by the chain.)
+    """
     wanted = grants.c.remaining > 0
     if besides:
         wanted |= grants.c.id.in_(besides)
     # Without what clients keep with them: it decides nothing, and may be some kilobytes each.
     columns = [column for column in grants.c if column is not grants.c.metadata]
-    return (await transaction.execute(select(*columns).where(grants.c.account_id == account_id, wanted))).all()
+    rows = (await transaction.execute(select(*columns).where(grants.c.account_id == account_id, wanted))).all()
+    coming = [row for row in rows if row.state == GrantState.SCHEDULED.value]
+    if not coming:
+        return list(rows)
+    named = select(entries.c.grant_id).where(
+        entries.c.account_id == account_id, entries.c.grant_id.in_([row.id for row in coming])
+    )
+    closed = set((await transaction.execute(named)).scalars())
+    forged = {row.id for row in coming if row.id in closed or (keys is not None and forged_terms(row, keys))}
+    for grant_id in forged:
+        log.error("ledger.forged_grant", account_id=str(account_id), grant_id=str(grant_id))
+    return [row for row in rows if row.id not in forged]
 
 
 def grant_of(row: Row[Any]) -> Grant:
@@ -48,17 +66,6 @@ def grant_of(row: Row[Any]) -> Grant:
         state=GrantState(row.state),
         announced=row.announced,
     )
-
-
-def is_genuine(row: Row[Any], keys: LedgerKeys) -> bool:
-    """Whether a grant may have its effect: one of the future only with the terms that were signed when it was made.
-
-    A row that somebody put into the table never becomes credits. The chain covers grants that are effective already.
-    """
-    if row.state != GrantState.SCHEDULED.value or forged_terms(row, keys) is None:
-        return True
-    log.error("ledger.forged_grant", account_id=str(row.account_id), grant_id=str(row.id))
-    return False
 
 
 def forged_terms(row: Row[Any], keys: LedgerKeys) -> str | None:

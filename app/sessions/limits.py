@@ -42,10 +42,19 @@ async def spending(transaction: Transaction, book: Book) -> list[Spending]:
         limit = book.limits.get(f"spend_{period}")
         if limit is None:
             continue
-        charged = select(-func.coalesce(func.sum(entries.c.amount), 0)).where(
-            entries.c.account_id == book.account_id,
-            entries.c.created_at >= start_of(period, book.booked_at),
-            entries.c.kind.in_(_SPENDING),
+        begun = start_of(period, book.booked_at)
+        corrected = entries.alias()
+        reversed_by = (corrected.c.account_id == entries.c.account_id) & (corrected.c.id == entries.c.reverses)
+        # What is given back gives room in the period of the charge that it was given back of, and in no other.
+        charged = (
+            select(-func.coalesce(func.sum(entries.c.amount), 0))
+            .select_from(entries.outerjoin(corrected, reversed_by))
+            .where(
+                entries.c.account_id == book.account_id,
+                entries.c.created_at >= begun,
+                entries.c.kind.in_(_SPENDING),
+                (entries.c.amount < 0) | (corrected.c.created_at >= begun),
+            )
         )
         amount = MicroCredits(int((await transaction.execute(charged)).scalar_one()))
         found.append(Spending(period, MicroCredits(int(limit)), amount, book.account.held))

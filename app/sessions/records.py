@@ -41,6 +41,7 @@ class Session:
     accrued: MicroCredits
     charged: MicroCredits | None
     leakage: MicroCredits | None
+    written_off: bool
     anomalies: list[str]
     requested_at: Instant
     started_at: Instant | None

@@ -198,6 +198,7 @@ class Starts:
             accrued=MicroCredits(0),
             charged=None,
             leakage=None,
+            written_off=False,
             anomalies=[],
             requested_at=now,
             started_at=None,

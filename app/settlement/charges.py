@@ -97,6 +97,7 @@ async def post_charge(
         charged=drawn.amount,
         accrued=drawn.amount,
         leakage=leakage,
+        written_off=free,
         anomalies=sorted(anomaly.value for anomaly in final.anomalies),
         settled_at=book.now,
         due_at=None,

@@ -6,6 +6,9 @@ from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
+from pydantic import model_validator
+from pydantic_core import PydanticCustomError
+
 from app.accounts.statements import entry_documents
 from app.core.charge import charge
 from app.core.corrections import Correction, charge_more, give_back
@@ -22,6 +25,7 @@ from app.errors import (
     RERATE_WINDOW_CLOSED,
     SESSION_NOT_IN_REVIEW,
     SESSION_NOT_SETTLED,
+    SESSION_WRITTEN_OFF,
     Problem,
     invalid,
 )
@@ -37,14 +41,18 @@ from app.sessions.routes import unknown_session
 from app.settlement.charges import load_charges, new_charge, post_charge
 from app.settlement.evidence import evidence_digest, load_evidence, load_new_evidence
 
-GOODWILL_PRIORITY = 50
-
 
 class RefundDocument(Document):
     """``amount`` absent: all that is left of the charge."""
 
     amount: PositiveCredits | None = None
     reason: Reason
+
+    @model_validator(mode="after")
+    def _not_null(self) -> "RefundDocument":
+        if "amount" in self.model_fields_set and self.amount is None:
+            raise PydanticCustomError("null", "amount must not be null: leave it out to refund all that is left")
+        return self
 
 
 class RerateDocument(Document):
@@ -112,10 +120,12 @@ async def rerate(transaction: Transaction, key: AccountThing, asked: RerateDocum
     Gross is compared with gross: what was refunded meanwhile changes nothing. More is charged up to what was authorized
     and is available; what was refunded already is not given back again.
 
-    Raises a :class:`~app.errors.Problem`: 404, 409 ``session-not-settled``, ``rerate-window-closed`` or
-    ``already-rated``, 422 for a rate card that is not there.
+    Raises a :class:`~app.errors.Problem`: 404, 409 ``session-not-settled``, ``session-written-off``,
+    ``rerate-window-closed`` or ``already-rated``, 422 for a rate card that is not there.
     """
     book, session = await _settled(transaction, key, by)
+    if session.written_off:
+        raise Problem(SESSION_WRITTEN_OFF, "an operator decided that it is not charged")
     if session.settled_at is not None and by.now - session.settled_at > by.rerate_window:
         raise Problem(RERATE_WINDOW_CLOSED, f"that is possible for {seconds(by.rerate_window)} seconds")
     earlier = await load_charges(transaction, session)
@@ -163,7 +173,9 @@ async def rerate(transaction: Transaction, key: AccountThing, asked: RerateDocum
         "before": format_credits(before),
         "after": format_credits(MicroCredits(before + difference)),
         "difference": format_credits(difference),
-        "leakage": format_credits(MicroCredits(max(0, wanted - difference) + rated.beyond_authorization)),
+        "leakage": format_credits(
+            MicroCredits(max(0, rated.amount - before - difference) + rated.beyond_authorization)
+        ),
         "goodwill_grant_id": None if goodwill is None or asked.dry_run else book.public_grant(goodwill.id),
         "entries": entries,
         "charge": explain(rated, stored.evidence.card),
@@ -229,14 +241,7 @@ async def _posted(
 def _give_back(book: Book, amount: MicroCredits, why: Correction, by: Correcting) -> Grant | None:
     def goodwill(of: MicroCredits) -> tuple[Grant, dict[str, Any]]:
         terms = GrantTerms(
-            amount=of,
-            kind=GrantKind.PROMOTIONAL,
-            priority=GOODWILL_PRIORITY,
-            effective_at=by.now,
-            expires_at=Instant(by.now + by.goodwill),
-            cost_basis=None,
-            reference=None,
-            metadata={},
+            amount=of, kind=GrantKind.PROMOTIONAL, effective_at=by.now, expires_at=Instant(by.now + by.goodwill)
         )
         return book.new_grant(terms, GrantState.ACTIVE)
 

@@ -203,9 +203,14 @@ class _Work:
         attempts = session.attempts + 1
         wait = min(self._limits.reconcile_interval << min(attempts - 1, 16), MAX_BACKOFF)
         wait = max(wait, failure.retry_after or 0)
-        await change_session(
-            self._transaction, session, attempts=attempts, due_at=self._soon(Micros(wait)), **_RELEASED
-        )
+        due_at = self._soon(Micros(wait))
+        evidence = (await load_evidence(self._transaction, session, interim=True, snapshots=stored)).evidence
+        limit_over = Instant(charge(evidence).origin.at + session.time_limit + evidence.card.gap)
+        if session.state is State.LIVE and self._now >= limit_over:
+            # Past its limit it is over, whatever was said; what it costs only the timeline can tell.
+            await self._step(State.OVER, "past its time limit", over_at=limit_over, attempts=attempts, due_at=due_at)
+        else:
+            await change_session(self._transaction, session, attempts=attempts, due_at=due_at, **_RELEASED)
         log.info("pull.failed", session_id=session.public_id, kind=failure.kind.code, attempts=attempts)
         return Outcome.PULL_FAILED
 

@@ -10,12 +10,13 @@ from starlette.responses import Response
 from app.core.charge import charge
 from app.core.ids import AccountThing, Kind, public_id
 from app.core.lossless_json import dumps, plain_json
-from app.core.units import format_instant
+from app.core.units import MicroCredits, format_credits, format_instant
 from app.db.database import Database, Transaction
 from app.db.tables import charges, ticks
 from app.errors import BUSY, PROVIDER_UNAVAILABLE, Problem
 from app.http.answers import json_response
 from app.http.pages import Cursor, Limit, cursor_instant, make_cursor, page, page_limit, read_cursor
+from app.ledger.rows import paid_debits
 from app.pricing.explanation import explain
 from app.sessions.documents import session_document
 from app.sessions.records import Session, load_session
@@ -40,18 +41,25 @@ async def charge_document(transaction: Transaction, key: AccountThing) -> dict[s
         "session_id": session.public_id,
         "state": session.state.value,
         "final": final,
-        "entry_id": await _entry_id(transaction, session) if final else None,
+        **(await _posted(transaction, session) if final else {"entry_id": None, "charged": None, "given_back": None}),
         "snapshot": None if stored.rated is None else stored.rated.n,
         "heartbeats": [format_instant(heartbeat) for heartbeat in stored.evidence.heartbeats],
     }
 
 
-async def _entry_id(transaction: Transaction, session: Session) -> str | None:
+async def _posted(transaction: Transaction, session: Session) -> dict[str, Any]:
+    """What the ledger has of it: the first debit, what was charged in all, and what was given back of that."""
     statement = select(charges.c.entry_id).where(
         charges.c.account_id == session.account_id, charges.c.session_id == session.id, charges.c.version == 1
     )
     entry_id = (await transaction.execute(statement)).scalar_one()
-    return None if entry_id is None else public_id(Kind.ENTRY, session.account_id, entry_id)
+    debits = await paid_debits(transaction, session.account_id, session.id)
+    gross = sum(debit.gross for debit in debits)
+    return {
+        "entry_id": None if entry_id is None else public_id(Kind.ENTRY, session.account_id, entry_id),
+        "charged": format_credits(MicroCredits(gross)),
+        "given_back": format_credits(MicroCredits(gross - sum(debit.left for debit in debits))),
+    }
 
 
 def settlement_routes(database: Database, reconciler: Reconciler) -> APIRouter:

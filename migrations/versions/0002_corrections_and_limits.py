@@ -37,6 +37,7 @@ alter table idempotency
     drop constraint idempotency_state_check,
     add constraint idempotency_state_check check (state in ('pending', 'done', 'purged'));
 alter table hold_changes add column seq bigint;
+alter table sessions add column written_off boolean not null default false;
 alter table limit_changes
     add column key_id text not null,
     add column mac bytea not null
@@ -73,7 +74,11 @@ create index entries_grant_idx on entries (account_id, grant_id, seq) where gran
 create index idempotency_sealed_idx on idempotency (created_at) where sealed is not null
 """
 
-CHANGEABLE = {"accounts": "hold_seq, last_change_at, alert_level", "grants": "announced"}
+CHANGEABLE = {
+    "accounts": "hold_seq, last_change_at, alert_level",
+    "grants": "announced",
+    "sessions": "written_off",
+}
 
 
 def upgrade() -> None:

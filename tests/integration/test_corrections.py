@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from app.settlement.reconciler import Outcome
-from tests.support.postgres import ask, tell
+from tests.support.postgres import WorkerDatabases, ask, tell
 from tests.support.problems import pointers, problem
 from tests.support.unchanged import unchanged
 from tests.support.world import World
@@ -108,15 +108,28 @@ async def test_what_a_session_holds_of_a_voided_grant_pays_it_and_then_goes(talk
     assert sum(int(entry["amount"]) for entry in await entries(talktime, user, "void")) == -85
 
 
-async def test_a_grant_of_the_future_is_voided_without_an_entry_and_never_comes(talktime: World) -> None:
+async def test_a_voided_grant_of_the_future_never_comes_whoever_opens_it_again(
+    talktime: World, databases: WorkerDatabases
+) -> None:
     user = talktime.user()
     await talktime.grant(user, "1")
     grant = await talktime.grant(user, "100", effective_at="2026-03-02T00:00:00Z")
     voided = await done(talktime, f"/v1/grants/{grant['id']}/void", 200)
     assert (voided["state"], voided["remaining"], voided["voided"]) == ("voided", "0", "0")
-    talktime.clock.advance(2 * DAY)
-    assert await balance(talktime, user) == "1"
-    assert await entries(talktime, user, "void") == []
+    (entry,) = await entries(talktime, user, "void")
+    assert (entry["amount"], entry["grant_id"], entry["reason"]) == ("0", grant["id"], "because")
+    mine = f"account_id = (select account_id from accounts where user_id = '{user}')"
+    again = f"update grants set state = 'scheduled', remaining = amount where state = 'voided' and {mine}"
+    tell(talktime.service.database.conninfo, again)
+    try:
+        talktime.clock.advance(2 * DAY)
+        assert await balance(talktime, user) == "1"
+        await talktime.service.post_due()
+        assert await balance(talktime, user) == "1"
+    finally:
+        tell(
+            databases.urls.owner, f"update grants set state = 'voided', remaining = 0 where amount > 1000000 and {mine}"
+        )
 
 
 async def test_what_cannot_be_voided_is_told_apart(talktime: World) -> None:
@@ -192,6 +205,7 @@ BAD_ADJUSTMENTS: list[tuple[dict[str, Any], list[str]]] = [
     ({"amount": 5}, ["/amount"]),
     ({"amount": "NaN"}, ["/amount"]),
     ({"amount": "5", "reason": ""}, ["/reason"]),
+    ({"amount": "5", "reason": "  "}, ["/reason"]),
     ({"amount": "5", "reason": "x" * 501}, ["/reason"]),
     ({"amount": "5", "reason": "a\u0000b"}, ["/reason"]),
     ({"amount": "5", "kind": "gift"}, ["/kind"]),
@@ -323,6 +337,7 @@ async def test_only_a_settled_session_can_be_corrected(talktime: World) -> None:
         for call in ("refund", "rerate"):
             problem(await post(talktime, f"/v1/sessions/{session['id']}/{call}"), 409, "session-not-settled")
             problem(await post(talktime, f"/v1/sessions/{session['id'][:-3]}000/{call}"), 404, "not-found")
+        assert pointers(await post(talktime, f"/v1/sessions/{session['id']}/refund", amount=None)) == [""]
         for amount in ("0", "-1", "1.0000001", "1e3", "Infinity"):
             path = f"/v1/sessions/{session['id']}/refund"
             assert pointers(await post(talktime, path, amount=amount)) == ["/amount"]
@@ -353,6 +368,7 @@ async def test_another_card_gives_the_difference_back(talktime: World) -> None:
     assert await balance(talktime, user) == "90"
     explained = await talktime.get(f"/v1/sessions/{session['id']}/charge")
     assert (explained["amount"], explained["rate_card"]["name"]) == ("10", card["name"])
+    assert (explained["charged"], explained["given_back"]) == ("15", "5")
     again = await done(talktime, path, 200)
     assert (again["difference"], again["entries"]) == ("0", [])
     problem(await post(talktime, path, rate_card="default"), 409, "already-rated")
@@ -468,6 +484,8 @@ async def test_a_review_is_written_off_without_an_entry(talktime: World) -> None
     statement = f"select leakage from sessions where id = '{talktime.key(session).id}'"
     assert ask(talktime.service.database.conninfo, statement) == [(15_000_000,)]
     problem(await post(talktime, f"/v1/sessions/{session['id']}/refund"), 409, "refund-exceeds-charge")
+    problem(await post(talktime, f"/v1/sessions/{session['id']}/rerate"), 409, "session-written-off")
+    assert answer["written_off"] is True
 
 
 async def test_a_review_whose_hold_is_gone_draws_from_what_is_available(talktime: World) -> None:

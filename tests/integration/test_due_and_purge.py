@@ -104,6 +104,17 @@ async def test_a_grant_that_somebody_put_into_the_table_never_becomes_credits(
         await talktime.grant(user, "1")  # what is due next is worked out again
 
 
+async def test_the_same_reference_is_the_same_grant_even_after_it_expired(talktime: World) -> None:
+    user = talktime.user()
+    asked = {"amount": "5", "reference": "inv-7", "expires_at": "2026-03-01T13:00:00Z"}
+    first = await talktime.client.post(f"/v1/users/{user}/grants", json=asked)
+    talktime.clock.advance(7200)
+    again = await talktime.client.post(f"/v1/users/{user}/grants", json=asked)
+    assert (first.status_code, again.status_code, again.json()["id"]) == (201, 200, first.json()["id"])
+    other = await talktime.client.post(f"/v1/users/{user}/grants", json=asked | {"reference": "inv-8"})
+    problem(other, 422, "invalid-request")
+
+
 # Jobs
 
 

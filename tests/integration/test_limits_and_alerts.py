@@ -177,6 +177,16 @@ async def test_a_refund_gives_room_again(talktime: World) -> None:
     assert (await start(talktime, user)).json()["session"]["time_limit_s"] == 30
 
 
+async def test_a_refund_gives_room_in_the_day_of_the_charge_only(talktime: World) -> None:
+    user = talktime.user()
+    await talktime.grant(user, "1000")
+    session = await settled(talktime, user)
+    talktime.clock.advance(DAY)
+    await patch(talktime, user, spend_limits={"day": "40"})
+    await done(talktime, f"/v1/sessions/{session['id']}/refund")
+    assert (await start(talktime, user)).json()["session"]["held"] == "40"
+
+
 async def test_too_few_credits_are_told_before_a_limit(talktime: World) -> None:
     user = talktime.user()
     await talktime.grant(user, "10")
@@ -238,6 +248,8 @@ async def test_bad_settings_point_at_the_place(talktime: World) -> None:
     with unchanged(talktime.service.database.conninfo):
         for body, at in (
             ({"starts_stopped": 1}, "/starts_stopped"),
+            ({"starts_stopped": None}, ""),
+            ({"alerts": None}, ""),
             ({"expiring_before_s": 0}, "/expiring_before_s"),
             ({"alerts": {"low_credits": "x"}}, "/alerts/low_credits"),
             ({"stop": True}, "/stop"),

@@ -145,7 +145,8 @@ async def test_balances_of_the_past_are_what_was_known_then(database_url: str, p
     async with world(database_url, providers.script()) as talktime:
         play = LedgerPlay(talktime.service.database, talktime.service.ledger, talktime.clock, Random(4), USERS)
         await play.play(250)
-        for at in {known.at for known in play.history} | {Instant(play.history[0].at - 1)}:
+        booked = sorted({known.at for known in play.history})
+        for at in [Instant(booked[0] - 1), *Random(5).sample(booked, 60), booked[-1]]:
             before = at_instant(play.history, Instant(at + 1))
             for user in USERS:
                 balance = await talktime.get(f"/v1/users/{user}/balance?at={format_instant(at)}")
@@ -328,3 +329,18 @@ def test_money_is_exact() -> None:
         "-0.5",
         "123456.00000001",
     ]
+
+
+async def test_what_repays_an_adjustment_is_no_consumption(database_url: str, providers: ProviderHost) -> None:
+    async with world(database_url, providers.script()) as talktime:
+        user = talktime.user()
+        body = {"amount": "-50", "reason": "chargeback", "allow_below_floor": True}
+        assert (await talktime.client.post(f"/v1/users/{user}/adjustments", json=body)).status_code == 201
+        await talktime.grant(user, "50", cost_basis="0.1")
+        talktime.clock.advance(1)
+        rows = await roll_forward(talktime)
+        adds_up(rows)
+        told = ("issued", "consumed", "consumed_value", "corrections", "corrections_value", "closing")
+        assert [rows["paid"][name] for name in told] == ["50", "0", "0", "-50", "-5", "0"]
+        assert [rows["credit"][name] for name in told] == ["0", "0", "0", "0", "0", "0"]
+        assert [rows["total"][name] for name in told] == ["50", "0", "0", "-50", "-5", "0"]

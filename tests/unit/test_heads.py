@@ -18,7 +18,7 @@ NOW = Instant(1_772_366_400_000_000)
 HEADS = [
     Head(UUID(int=1), 3, bytes(range(32)), MicroCredits(12_500_000)),
     Head(UUID(int=2), 0, None, MicroCredits(0)),
-    Head(UUID(int=3), 1 << 40, b"\xff" * 32, MicroCredits(-1)),
+    Head(UUID(int=3), 1 << 40, b"\xff" * 32, MicroCredits(-9 * 10**18), 2, bytes(32)),
 ]
 
 
@@ -49,7 +49,10 @@ def test_the_form_is_what_it_always_was() -> None:
         b'{"format":"talktime-heads","version":1,"exported_at":"2026-03-01T12:00:00.000000Z",'
         b'"key_id":"' + KEYS.current_id.encode() + b'","accounts":3}\n'
     )
-    assert lines[2] == (b'{"account":"00000000-0000-0000-0000-000000000002","seq":0,"mac":null,"balance":"0"}\n')
+    assert lines[2] == (
+        b'{"account":"00000000-0000-0000-0000-000000000002","seq":0,"mac":null,"balance":"0",'
+        b'"limit_changes":0,"limit_mac":null}\n'
+    )
     signed = hmac.new(b"first-key", b"talktime/exported-heads\x00" + b"".join(lines[:-1]), hashlib.sha256)
     assert json.loads(lines[-1]) == {"hmac": signed.hexdigest()}
 

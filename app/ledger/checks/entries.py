@@ -7,13 +7,14 @@ from app.ledger.checks.check import Check
 ENTRIES: Final = (
     Check(
         "entry-postings",
-        "The postings of each entry sum to 0, and there are some.",
+        "The postings of each entry sum to 0, and there are some, but for a void that took nothing.",
         """
         select e.account_id, 'entry ' || e.seq as row,
                'its ' || count(p.leg) || ' postings sum to ' || coalesce(sum(p.amount), 0) as detail
         from entries e left join postings p on p.account_id = e.account_id and p.entry_id = e.id
-        group by e.account_id, e.id, e.seq
-        having count(p.leg) < 2 or sum(p.amount) <> 0
+        group by e.account_id, e.id, e.seq, e.kind, e.amount
+        having sum(p.amount) <> 0
+            or (case when e.kind = 'void' and e.amount = 0 then count(p.leg) <> 0 else count(p.leg) < 2 end)
         """,
     ),
     Check(
@@ -40,8 +41,8 @@ ENTRIES: Final = (
             when 'charge' then amount < 0 and grant_id is null and natural_key = 'settle:' || session_id
             when 'expiry' then amount < 0
                  and (natural_key = 'expire:' || grant_id or starts_with(natural_key, 'expire:' || grant_id || ':'))
-            when 'void' then amount < 0
-                 and (natural_key = 'void:' || grant_id or starts_with(natural_key, 'void:' || grant_id || ':'))
+            when 'void' then amount <= 0 and natural_key = 'void:' || grant_id
+                 or amount < 0 and starts_with(natural_key, 'void:' || grant_id || ':')
             when 'repayment' then amount = 0 and grant_id is null and starts_with(natural_key, 'repay:')
             when 'adjustment' then amount <> 0 and session_id is null and (grant_id is not null) = (amount > 0)
             when 'refund' then amount > 0 and session_id is not null and reverses is not null

@@ -15,7 +15,8 @@ GRANTS: Final = (
         from grants g left join entries e on e.account_id = g.account_id and e.grant_id = g.id
         group by g.account_id, g.id, g.state, g.amount, g.effective_at
         having count(e.id) filter (where e.amount > 0)
-               <> (case when g.state = 'scheduled' or g.state = 'voided' and count(e.id) = 0 then 0 else 1 end)
+               <> (case when g.state = 'scheduled' or g.state = 'voided' and min(e.amount) = 0 and max(e.amount) = 0
+                   then 0 else 1 end)
             or sum(e.amount) filter (where e.amount > 0) <> g.amount
             or min(e.created_at) filter (where e.kind = 'grant') < g.effective_at
         """,
@@ -31,22 +32,28 @@ GRANTS: Final = (
                    from funding l join entries x on x.account_id = l.account_id and x.id = l.entry_id
                    where l.amount > 0 or x.grant_id is null
                    group by l.account_id, l.grant_id) f on f.account_id = g.account_id and f.grant_id = g.id
-        left join (select account_id, grant_id, -sum(amount) filter (where amount < 0) as taken
+        left join (select account_id, grant_id, -sum(amount) filter (where amount < 0) as taken,
+                          bool_or(amount > 0) as opened
                    from entries where grant_id is not null
                    group by account_id, grant_id) e on e.account_id = g.account_id and e.grant_id = g.id
         where g.remaining + coalesce(f.spent, 0) + coalesce(e.taken, 0)
-              <> case when g.state = 'voided' and e.grant_id is null then 0 else g.amount end
+              <> case when g.state = 'voided' and not coalesce(e.opened, false) then 0 else g.amount end
         """,
     ),
     Check(
         "grant-state",
-        "What was taken of a grant was taken as its state says; nothing expires before its time.",
+        "What was taken of a grant was taken as its state says; an entry says of each voided grant that it was voided;"
+        " nothing expires before its time.",
         """
         select g.account_id, 'grant ' || g.id as row, g.state || ', expires '
                || coalesce(g.expires_at::text, 'never') || ', but entry ' || e.seq || ' is its ' || e.kind as detail
         from grants g join entries e on e.account_id = g.account_id and e.grant_id = g.id
         where e.kind = 'expiry' and (g.state <> 'expired' or g.expires_at is null or e.created_at < g.expires_at)
            or e.kind = 'void' and g.state <> 'voided'
+        union all
+        select g.account_id, 'grant ' || g.id, 'voided, but no entry says so'
+        from grants g left join entries e on e.account_id = g.account_id and e.natural_key = 'void:' || g.id
+        where g.state = 'voided' and e.id is null
         union all
         select account_id, 'grant ' || id, 'expired, but it never expires' from grants
         where state = 'expired' and expires_at is null

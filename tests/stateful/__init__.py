@@ -1,0 +1,1 @@
+"""Random histories of one account on a real database, beside a model that anyone can follow."""
