@@ -17,7 +17,7 @@ BROKEN_ENTRIES: Final = """
 select e.account_id, e.id from entries e
 left join (select account_id, entry_id as id, sum(amount) as total from postings group by 1, 2) p
   using (account_id, id)
-where p.total is distinct from 0"""
+where coalesce(p.total, e.amount) <> 0"""
 
 TOTAL: Final = "select coalesce(sum(amount), 0) as total, count(*) as postings from postings"
 
