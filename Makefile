@@ -46,8 +46,8 @@ cuts: setup ## connections cut before and after every COMMIT of the money path
 	@CUTS_ALL=1 $(BIN)/python -m pytest -q tests/cuts
 
 .PHONY: figures
-figures: setup ## run and print what takes too long for the tests: crowds of clients, storms of repetitions
-	@$(BIN)/python -m pytest -q -s -o python_files='figure_*.py' tests/figures $(TEST_ARGS)
+figures: setup ## crowds of clients, storms of repeated requests: make figures, or make figures SHARE=5 (percent)
+	@FIGURES_SHARE=$(or $(SHARE),100) $(BIN)/python -m pytest -q -s -o python_files='figure_*.py' tests/figures $(TEST_ARGS)
 
 .PHONY: check
 check: setup ## lint, types, import contract, container files

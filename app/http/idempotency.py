@@ -2,7 +2,7 @@
 
 The key's row is inserted in the transaction of the effect, so both are there or neither. A concurrent duplicate waits
 and then gives the stored answer again; 409 if the wait runs out. Within a process it waits without a connection, so
-that many repetitions of one request keep no other one waiting; that of another process waits on the insert. Only the
+that many requests for one account keep no other user waiting; that of another process waits on the insert. Only the
 key's hash is kept.
 """
 
@@ -21,7 +21,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.core.units import US_PER_DAY, US_PER_S, Instant, Micros
-from app.db.database import LOCK_TIMEOUT_MS, Database, Transaction
+from app.db.database import LOCK_TIMEOUT_MS, POOL_TIMEOUT_S, Database, DatabaseUnavailable, Transaction
 from app.db.tables import idempotency
 from app.documents import AnyDocument, decode, validate
 from app.errors import IDEMPOTENCY_CONFLICT, IDEMPOTENCY_EXPIRED, IDEMPOTENCY_IN_FLIGHT, Problem, invalid
@@ -86,9 +86,11 @@ def cause_of(key: IdempotencyKey | None, ids: Ids) -> str:
 async def keyed_transaction(
     database: Database, account_id: UUID, key: IdempotencyKey | None
 ) -> AsyncIterator[Transaction]:
-    """A transaction to :func:`claim` the key in; requests of this process with the same key take turns.
+    """A transaction to :func:`claim` the key in; requests of this process for one account take turns.
 
-    Raises a :class:`~app.errors.Problem`: 409 if those before take longer than a transaction waits for a lock.
+    Those with the same key wait for the first, and raise a :class:`~app.errors.Problem`, 409, if it takes longer than a
+    transaction waits for a lock. Others of the account would only wait for its row, each with a connection that other
+    users need; :class:`~app.db.database.DatabaseUnavailable` if their turn does not come.
     """
     async with AsyncExitStack() as stack:
         if key is not None:
@@ -97,6 +99,10 @@ async def keyed_transaction(
                 await stack.enter_async_context(turn)
             except TimeoutError:
                 raise _in_flight() from None
+        try:
+            await stack.enter_async_context(database.turns.turn(account_id, POOL_TIMEOUT_S))
+        except TimeoutError:
+            raise DatabaseUnavailable("the account is too busy") from None
         yield await stack.enter_async_context(database.transaction())
 
 

@@ -25,6 +25,23 @@ REPEATED: dict[str, tuple[str, dict[str, Any], int]] = {
 }
 
 
+async def test_a_crowd_on_one_account_keeps_no_other_user_waiting(talktime: World) -> None:
+    user = talktime.user()
+    await talktime.grant(user, "1")
+    async with talktime.service.database.transaction() as transaction:
+        await transaction.execute(
+            select(accounts).where(accounts.c.account_id == account_id_of(user)).with_for_update()
+        )
+        waiting = [asyncio.create_task(talktime.grant(user, "1")) for _ in range(3 * POOL_SIZE)]
+        await asyncio.sleep(0.2)
+        begun = time.monotonic()
+        await talktime.grant(talktime.user(), "1")
+        assert time.monotonic() - begun < 2
+        assert not any(one.done() for one in waiting)
+    await asyncio.gather(*waiting)
+    assert (await talktime.balance(user))["balance"] == str(3 * POOL_SIZE + 1)
+
+
 @pytest.mark.parametrize("kind", REPEATED)
 async def test_repetitions_of_a_slow_request_keep_no_other_one_waiting(talktime: World, kind: str) -> None:
     path, body, status = REPEATED[kind]
