@@ -1,14 +1,18 @@
 """What is set for a user or for all: limits on sessions and spending, the stop for starts, alerts."""
 
 import asyncio
+import json
 from typing import Any
 
 import httpx
 import pytest
 from sqlalchemy import select
 
+from app.accounts.controls import ControlChangesDocument, change_controls
+from app.core.lossless_json import loads
 from app.core.units import parse_instant
 from app.db.tables import settings
+from app.documents import validate
 from tests.integration.test_corrections import audited, done, events, patch, settled
 from tests.support.postgres import ask
 from tests.support.problems import pointers, problem
@@ -225,16 +229,21 @@ async def test_all_starts_can_be_stopped(talktime: World) -> None:
 
 
 async def test_a_stop_for_starts_outlives_another_change_at_the_same_moment(talktime: World) -> None:
-    database = talktime.service.database
+    database, ids = talktime.service.database, talktime.service.ledger.ids
     was = await set_for_all(talktime, starts_stopped=False)
     waiting = "select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
-    try:
+
+    async def change(body: dict[str, Any]) -> None:
+        """As by another process: within one, they take turns."""
+        asked = validate(ControlChangesDocument, loads(json.dumps(body)))
         async with database.transaction() as transaction:
+            await change_controls(transaction, ids, asked, talktime.clock.now(), "a test")
+
+    try:
+        async with asyncio.timeout(20), database.transaction() as transaction:
             await transaction.execute(select(settings).with_for_update())
-            changes = [
-                asyncio.create_task(set_for_all(talktime, **changed))
-                for changed in ({"starts_stopped": True}, {"expiring_before_s": 7_200})
-            ]
+            bodies = ({"starts_stopped": True}, {"expiring_before_s": 7_200})
+            changes = [asyncio.create_task(change(body)) for body in bodies]
             while ask(database.conninfo, waiting) != [(2,)]:  # noqa: ASYNC110  another process changes it
                 await asyncio.sleep(0.01)
         await asyncio.gather(*changes)
