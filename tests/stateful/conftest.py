@@ -25,7 +25,7 @@ def stage(databases: WorkerDatabases) -> Iterator[Stage]:
 EVERYTHING: Final = {
     "grant", "grant again", "adjust up", "adjust down", "limit", "start", "lower", "fail", "release again", "settle",
     "review", "decide: settle", "decide: write_off", "void", "refund", "rerate", "post due", "look", "jump back",
-    "grant again: invalid-request", "adjust down: below-floor", "void: grant-closed", "void: grant-spent",
+    "adjust down: below-floor", "void: grant-closed", "void: grant-spent",
     "decide: settle: session-not-in-review", "refund: session-not-settled", "refund: refund-exceeds-charge",
     "rerate: session-not-settled", "rerate: already-rated",
     "expiry", "repayment", "debt", "debt beyond the limit", "goodwill", "goodwill that repays debt",
