@@ -24,12 +24,11 @@ def stage(databases: WorkerDatabases) -> Iterator[Stage]:
 
 EVERYTHING: Final = {
     "grant", "grant again", "adjust up", "adjust down", "limit", "start", "lower", "fail", "release again", "settle",
-    "review", "decide: settle", "decide: write_off", "void", "refund", "rerate", "post due", "look", "jump back",
+    "review", "decide: settle", "void", "refund", "rerate", "post due", "look", "jump back",
     "adjust down: below-floor", "void: grant-closed", "void: grant-spent",
     "decide: settle: session-not-in-review", "refund: session-not-settled", "refund: refund-exceeds-charge",
     "rerate: session-not-settled", "rerate: already-rated",
-    "expiry", "repayment", "debt", "debt beyond the limit", "goodwill", "goodwill that repays debt",
-    "expiry while partly held", "void while partly held", "void of what came back", "limit under the debt",
+    "expiry", "repayment", "debt", "debt beyond the limit", "goodwill", "void while partly held", "void of what came back", "limit under the debt",
     "settled after release",
 }  # fmt: skip
 """What must have happened at least once in so many runs."""

@@ -651,6 +651,7 @@ class Histories(RuleBasedStateMachine):
             if session.state != "review":
                 raise Refused("session-not-in-review")
             model.settle(session, session.speech * session.cards[0] if action == "settle" else 0)
+            session.written_off = action == "write_off"
 
         self.both(f"decide: {action}", work, same)
 

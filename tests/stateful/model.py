@@ -67,6 +67,7 @@ class Session:
     """What it is charged now, refunds left aside."""
     cards: list[int] = field(default_factory=list)
     """The factors of the cards that it was rated with, the last one counts."""
+    written_off: bool = False
 
     @property
     def held(self) -> int:
@@ -438,6 +439,8 @@ class Model:
 
     def rerate(self, session: Session, factor: int, goodwill: Lot) -> bool | None:
         """Rate again with the card of ``factor``; null if that is no news, else as :meth:`give_back`."""
+        if session.written_off:
+            raise Refused("session-written-off")
         if factor == session.cards[-1]:
             return None
         if factor in session.cards:
