@@ -28,7 +28,8 @@ EVERYTHING: Final = {
     "adjust down: below-floor", "void: grant-closed", "void: grant-spent",
     "decide: settle: session-not-in-review", "refund: session-not-settled", "refund: refund-exceeds-charge",
     "rerate: session-not-settled", "rerate: already-rated",
-    "expiry", "repayment", "debt", "debt beyond the limit", "goodwill", "void while partly held", "void of what came back", "limit under the debt",
+    "expiry", "repayment", "debt", "debt beyond the limit", "goodwill",
+    "void while partly held", "void of what came back", "limit under the debt",
     "settled after release",
 }  # fmt: skip
 """What must have happened at least once in so many runs."""
