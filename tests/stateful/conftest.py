@@ -24,11 +24,12 @@ def stage(databases: WorkerDatabases) -> Iterator[Stage]:
 
 EVERYTHING: Final = {
     "grant", "grant again", "adjust up", "adjust down", "limit", "start", "lower", "fail", "release again", "settle",
-    "review", "decide: settle", "void", "refund", "rerate", "post due", "look", "jump back",
+    "review", "decide: settle", "decide: write_off", "void", "refund", "rerate", "post due", "look", "jump back",
     "adjust down: below-floor", "void: grant-closed", "void: grant-spent",
     "decide: settle: session-not-in-review", "refund: session-not-settled", "refund: refund-exceeds-charge",
     "rerate: session-not-settled", "rerate: already-rated",
     "expiry", "repayment", "debt", "debt beyond the limit", "goodwill",
+    "goodwill that repays debt", "expiry while partly held", "rerate: session-written-off",
     "void while partly held", "void of what came back", "limit under the debt",
     "settled after release",
 }  # fmt: skip
