@@ -87,8 +87,12 @@ class Service:
         *,
         clock: Clock | None = None,
         randomness: Randomness | None = None,
+        gabber: Gabber | None = None,
     ) -> None:
-        """Raises :class:`~app.settings.BadSettings` where a setting is missing that serving needs."""
+        """Clock, randomness and provider are made from the settings where none is given.
+
+        Raises :class:`~app.settings.BadSettings` where a setting is missing that serving needs.
+        """
         self._clock = clock or settings.make_clock()
         randomness = randomness or SystemRandomness()
         ids = TimeOrderedIds(self._clock, randomness)
@@ -98,7 +102,7 @@ class Service:
         self.database = Database(database_url)
         self.ledger = LedgerPorts(_ledger_keys(settings), ids, CardThresholds(settings.min_session_s))
         self._ids = ids
-        gabber = Gabber(
+        gabber = gabber or Gabber(
             base_url=settings.gabber_base_url,
             api_key=settings.gabber_api_key.get_secret_value(),
             timeout=settings.provider_timeout_s,
