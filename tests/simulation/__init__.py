@@ -1,0 +1,1 @@
+"""A seeded world with faults, and an auditor that works the charges out for itself."""
