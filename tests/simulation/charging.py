@@ -449,3 +449,58 @@ def over_at(verdict: Verdict, card: Card, *, time_limit: int, heard: bool, no_he
     """
     wait = card.gap if heard else max(card.gap, no_heartbeat_grace)
     return verdict.origin + min(verdict.last_proof + wait, time_limit + card.gap)
+
+
+# Bounds
+
+
+def ground_truth_bounds(
+    card: Card,
+    *,
+    said: Sequence[tuple[str, int, int]],
+    agent_left: int,
+    requested_at: int,
+    time_limit: int,
+    heartbeat_sent: Collection[int],
+    tolerance: int,
+    began: int | None = None,
+) -> tuple[int, int]:
+    """The least and the most micro-credits that a correct final charge can come to, whatever was lost on the way.
+
+    ``said`` is what was really said, as (type, start, end) at true instants, no two at once; ``heartbeat_sent`` are the
+    instants at which heartbeats really left. ``tolerance`` bounds how late a heartbeat arrives and how long a pull is
+    under way (microseconds). ``began`` is the true instant of offset 0; without it, it lies anywhere from
+    ``requested_at`` to the first word, and the bounds are wider by that. No ceiling is applied.
+
+    The charge of §8 never falls when time is added to what is billed. So the least is the price of the speech that
+    nothing can take away, and the most that of all speech and of all silence up to the last sign of life.
+    """
+    zero = requested_at if began is None else began
+    talk = sorted((start - zero, end - zero, kind) for kind, start, end in said if kind in SPEECH and start < end)
+    if any(left[1] > right[0] for left, right in pairwise(talk)):
+        raise ValueError("two at once")
+    first = talk[0][0] if talk else None
+    first_user = min((start for start, _, kind in talk if kind == "user"), default=None)
+
+    sure = Axis(min(time_limit, agent_left - zero))
+    for start, end, kind in talk:
+        sure.paint(start, end, kind)
+    # All heartbeats may be lost, and with them the start of what is charged.
+    start_by: dict[str, int | None] = {"origin": 0, "first_speech": first, "first_user_speech": first_user}
+    _leave_out(sure, start_by.get(card.charge_from))
+
+    latest_zero = first if began is None and first is not None else 0
+    possible = _all_silent(card, latest_zero + time_limit, (end for _, end, _ in talk))
+    signs = [*(end for _, end, _ in talk), *(sent - zero for sent in heartbeat_sent)]
+    silent_until = min(max(signs, default=-tolerance), agent_left - zero) + tolerance
+    possible.paint(silent_until, possible.length, BARE)
+    for start, end, kind in talk:
+        possible.paint(start, end, kind)
+    start_by["first_heartbeat"] = 0 if heartbeat_sent else None
+    _leave_out(possible, start_by[card.charge_from])
+
+    return _rate(sure, card), _rate(possible, card)
+
+
+def _leave_out(axis: Axis, charge_start: int | None) -> None:
+    axis.paint(0, axis.length if charge_start is None else charge_start, "before_charge_start")

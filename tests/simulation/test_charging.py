@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.core.lossless_json import JsonNumber, dumps
-from tests.property.strategies import documents
+from tests.property.strategies import cards, documents
 from tests.reference import charging as reference
 from tests.reference.documents import Seeded, document
 from tests.simulation.charging import (
@@ -20,10 +21,12 @@ from tests.simulation.charging import (
     CREDIT,
     SECOND,
     Axis,
+    Card,
     Pull,
     Verdict,
     card_of,
     charge,
+    ground_truth_bounds,
     over_at,
 )
 
@@ -383,3 +386,219 @@ def test_more_heartbeats_never_cost_less(body: dict[str, Any], data: st.DataObje
 
     fewer = judged(body, heartbeats=kept, charge_from="origin")
     assert fewer.amount <= judged(body, charge_from="origin").amount
+
+
+# Bounds
+
+
+@dataclass(frozen=True)
+class World:
+    """What really happened: instants and lengths in microseconds.
+
+    ``turns`` follow each other from ``began``; after them there is silence, until the provider closes the timeline at
+    ``closed`` or for ever. The agent leaves after the last word.
+    """
+
+    began: int
+    turns: tuple[tuple[str, int], ...]
+    agent_left: int
+    limit: int
+    closed: int | None
+    heartbeat_sent: tuple[int, ...]
+    heartbeat_received: tuple[int, ...]
+    looks: tuple[tuple[int, int, int], ...]
+    """Pulls: when they were asked for, made up, and received; the last one shows all that was said."""
+
+    tolerance: int
+
+    def said(self) -> list[tuple[str, int, int]]:
+        spans, at = [], self.began
+        for kind, length in self.turns:
+            spans.append((kind, at, at + length))
+            at += length
+        return spans
+
+    def pulls(self) -> list[Pull]:
+        return [Pull(asked, received, self._shown(at)) for asked, at, received in self.looks]
+
+    def _shown(self, at: int) -> tuple[tuple[str, Fraction], ...]:
+        at = at if self.closed is None else min(at, self.closed)
+        *_, (_, _, quiet) = [("silence", self.began, self.began), *self.said()]
+        spans = [*self.said(), ("silence", quiet, max(quiet, at))]
+        return tuple((kind, Fraction(min(end, at) - start, SECOND)) for kind, start, end in spans if start < at)
+
+    def charge(self, card: Card, *, interim: bool = False) -> Verdict:
+        return charge(
+            card,
+            requested_at=S0,
+            time_limit=self.limit,
+            heartbeats=self.heartbeat_received,
+            pulls=self.pulls(),
+            authorized=None,
+            interim=interim,
+        )
+
+    def bounds(self, card: Card, *, began: int | None = None) -> tuple[int, int]:
+        return ground_truth_bounds(
+            card,
+            said=[span for span in self.said() if span[0] != "silence"],
+            agent_left=self.agent_left,
+            requested_at=S0,
+            time_limit=self.limit,
+            heartbeat_sent=self.heartbeat_sent,
+            tolerance=self.tolerance,
+            began=began,
+        )
+
+
+LENGTHS = st.one_of(
+    st.integers(1, 10 * SECOND),
+    st.integers(1, 200 * SECOND),
+    st.sampled_from([1, us("5") - 1, us("5"), us("5") + 1, us("75"), us("75") + 1, us("700")]),
+)
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> World:
+    tolerance = draw(st.sampled_from([0, 1, us("0.08"), us("2"), us("20")]))
+    began = S0 + draw(st.integers(0, us("3")))
+    turns = tuple(draw(st.lists(st.tuples(st.sampled_from(["user", "agent", "silence"]), LENGTHS), max_size=8)))
+    quiet = began + sum(length for _, length in turns)
+    agent_left = quiet + draw(st.one_of(st.just(0), LENGTHS))
+    limit = draw(st.one_of(st.just(us("3600")), st.just(agent_left - began), st.integers(1, us("900"))))
+    sent = tuple(range(began + draw(st.integers(0, us("30"))), agent_left + 1, us("30")))
+    lost_from = draw(st.integers(0, len(sent)))
+    arrived = draw(st.lists(st.sampled_from(sent), max_size=40)) if sent else []
+    late = st.integers(0, tolerance)
+    # The last pull is asked for after all else is known; how long ago the agent left by then is anybody's guess.
+    final = agent_left + tolerance + draw(st.one_of(LENGTHS, st.just(0), st.just(us("763454.513"))))
+    middle = draw(st.lists(st.integers(began, final - tolerance), max_size=3))
+    looks = [
+        (max(S0, at - asked), at, at + received)
+        for at in [*middle, final]
+        for asked in [draw(late)]
+        for received in [draw(st.integers(0, tolerance - asked))]
+    ]
+    return World(
+        began=began,
+        turns=turns,
+        agent_left=agent_left,
+        limit=limit,
+        closed=draw(st.one_of(st.none(), st.integers(agent_left, final))),
+        heartbeat_sent=sent,
+        heartbeat_received=tuple(at + draw(late) for at in (*sent[:lost_from], *arrived)),
+        looks=tuple(looks),
+        tolerance=tolerance,
+    )
+
+
+@given(worlds(), st.one_of(cards(), st.sampled_from([DEFAULT, UNCAPPED, CAP_120])))
+@properties
+def test_the_charge_lies_within_what_the_truth_allows(world: World, document: dict[str, Any]) -> None:
+    card = card_of(document)
+    least, most = world.bounds(card)
+    least_known, most_known = world.bounds(card, began=world.began)
+
+    assert least <= least_known <= world.charge(card).amount <= most_known <= most
+
+
+@given(worlds(), cards(), st.integers(1, 4))
+@properties
+def test_an_accrued_charge_never_exceeds_what_the_truth_allows(
+    world: World, document: dict[str, Any], seen: int
+) -> None:
+    card = card_of(document)
+    so_far = replace(world, looks=world.looks[:seen])
+
+    assert so_far.charge(card, interim=True).amount <= world.bounds(card, began=world.began)[1]
+
+
+# Seconds after S0: the agent talks from 1 to 11 and the user from 31 to 36; at 100 the agent leaves.
+SAID = [("agent", S0 + us("1"), S0 + us("11")), ("user", S0 + us("31"), S0 + us("36"))]
+
+
+def bounds(
+    card: dict[str, Any],
+    *,
+    said: list[tuple[str, int, int]] | None = None,
+    sent: str = "31 61 91",
+    limit: str = "3600",
+    tolerance: str = "0",
+    began: str | None = None,
+) -> tuple[int, int]:
+    """The bounds of the talk in micro-credits; all times in seconds, the instants after S0."""
+    return ground_truth_bounds(
+        card_of(card),
+        said=SAID if said is None else said,
+        agent_left=S0 + us("100"),
+        requested_at=S0,
+        time_limit=us(limit),
+        heartbeat_sent=[S0 + us(text) for text in sent.split()],
+        tolerance=us(tolerance),
+        began=None if began is None else S0 + us(began),
+    )
+
+
+def credit(*amounts: int) -> tuple[int, ...]:
+    return tuple(amount * CREDIT for amount in amounts)
+
+
+# fmt: off
+BOUNDS = [
+    # card, limit, heartbeats sent, tolerance, least and most credits
+    (DEFAULT, "3600", "31 61 91", "0", 15, 26),  # 1 s before the talk, and 5 s after each who spoke
+    (DEFAULT, "3600", "", "0", 15, 21),  # the last word is the last sign of life
+    (DEFAULT, "3600", "", "2", 15, 23),
+    (UNCAPPED, "3600", "", "0", 15, 36),
+    (UNCAPPED, "3600", "31 61 91", "0", 15, 91),
+    (UNCAPPED, "3600", "31 61 91", "2", 15, 93),
+    (UNCAPPED, "3600", "31 121", "2", 15, 102),  # nothing after the agent's end but the tolerance
+    (UNCAPPED, "32", "31 61 91", "0", 11, 33),  # the limit ends from 32 to 33: the talk began from 0 to 1
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("card", "limit", "sent", "tolerance", "least", "most"), BOUNDS)
+def test_at_least_the_speech_and_at_most_all_silence_up_to_the_last_sign_of_life(
+    card: dict[str, Any], limit: str, sent: str, tolerance: str, least: int, most: int
+) -> None:
+    assert bounds(card, limit=limit, sent=sent, tolerance=tolerance) == credit(least, most)
+
+
+# fmt: off
+TAKEN_AWAY = [
+    ({"measurement": {"charge_from": "first_speech"}}, 15, 90),
+    ({"measurement": {"charge_from": "first_user_speech"}}, 5, 60),
+    ({"measurement": {"charge_from": "first_heartbeat"}}, 0, 91),  # all of them may be lost
+    ({"short_session_exemption_s": 20}, 0, 91),
+    ({"included_s": 12}, 3, 79),
+    ({"connection_fee": "2", "maximum_charge": "40"}, 17, 40),
+    ({"silence": {"full_rate_first_s": 5, "factor_after": "0.2"}}, 15, 39),  # silence: 11 s in full, 65 s at a fifth
+]
+# fmt: on
+
+
+@pytest.mark.parametrize(("terms", "least", "most"), TAKEN_AWAY)
+def test_bounds_know_what_a_card_takes_away_and_adds(terms: dict[str, Any], least: int, most: int) -> None:
+    assert bounds({**UNCAPPED, **terms}) == credit(least, most)
+
+
+def test_bounds_are_nearer_when_it_is_known_when_offset_0_was() -> None:
+    assert bounds(UNCAPPED, began="1") == credit(15, 90)
+    assert bounds(UNCAPPED, began="1", limit="32") == credit(12, 32)
+
+
+def test_bounds_of_a_session_in_which_nobody_spoke() -> None:
+    assert bounds(UNCAPPED, said=[]) == credit(0, 91)
+    assert bounds(UNCAPPED, said=[], sent="", tolerance="9") == credit(0, 0)
+    assert bounds({**UNCAPPED, "measurement": {"charge_from": "first_user_speech"}}, said=[]) == credit(0, 0)
+
+
+def test_nothing_without_a_heartbeat_or_after_the_agent_left_is_sure_to_be_charged() -> None:
+    assert bounds({**UNCAPPED, "measurement": {"charge_from": "first_heartbeat"}}, sent="") == credit(0, 0)
+    assert bounds(UNCAPPED, said=[*SAID, ("user", S0 + us("95"), S0 + us("105"))])[0] == 20 * CREDIT
+
+
+def test_the_truth_has_one_voice_at_a_time() -> None:
+    with pytest.raises(ValueError, match="two at once"):
+        bounds(DEFAULT, said=[*SAID, ("user", S0 + us("10"), S0 + us("12"))])
