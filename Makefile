@@ -41,6 +41,10 @@ stateful: setup ## random histories against a model: make stateful SEED=7 MAX=10
 	@STATEFUL_SEED=$(or $(SEED),1) STATEFUL_RUNS=$(or $(MAX),300) \
 		$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal tests/stateful
 
+.PHONY: sim
+sim: setup ## simulated worlds with every fault: make sim SEEDS=200, or make sim SEED=7 to see one again
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) $(if $(ONLY),--only $(ONLY)),--seeds $(or $(SEEDS),200) --first $(or $(FIRST),1))
+
 .PHONY: cuts
 cuts: setup ## connections cut before and after every COMMIT of the money path
 	@CUTS_ALL=1 $(BIN)/python -m pytest -q tests/cuts

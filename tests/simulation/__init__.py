@@ -1,1 +1,1 @@
-"""A seeded world with faults, and an auditor that works the charges out for itself."""
+"""A simulated world around the real application: one thread, virtual time, and everything again from a seed."""

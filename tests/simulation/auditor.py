@@ -1,0 +1,463 @@
+"""The auditor: judges from outside whether what came of a world is right.
+
+It knows what the provider really said and sent, and what our processes acknowledged to whom; with that it reads the
+database and the API. It shares no code with the application: charges are its own (:mod:`tests.simulation.charging`).
+"""
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from fractions import Fraction
+from typing import Any, Final
+
+import psycopg
+from psycopg.rows import dict_row
+
+from app.core.ids import Kind, public_id
+from app.core.lossless_json import loads
+from tests.simulation import charging
+from tests.simulation.loop import WorldClock
+from tests.simulation.processes import Answer
+from tests.simulation.provider import LATE, Beat, Call, Provider, Pulled
+
+SLACK: Final = 20_000_000
+"""µs by which a message is at most under way, when no fault makes it late."""
+
+CRUMBS: Final = 200
+"""Micro-credits: segments under a microsecond each may add up to some of them, which the truth does not know."""
+
+STEP: Final = """
+select 'an entry does not sum to zero' as what, entry_id::text as row
+  from postings group by account_id, entry_id having sum(amount) <> 0
+union all
+select 'the balance is not remainders less debt', user_id from accounts a where balance <> -debt + coalesce(
+  (select sum(remaining) from grants g where g.account_id = a.account_id and g.state <> 'scheduled'), 0)
+union all
+select 'the balance is not the sum of the entries', user_id from accounts a where balance <> coalesce(
+  (select sum(amount) from entries e where e.account_id = a.account_id), 0)
+union all
+select 'the balance is not that after the last entry', user_id from accounts a
+  where seq > 0 and balance is distinct from
+  (select balance_after from entries e where e.account_id = a.account_id and e.seq = a.seq)
+union all
+select 'an entry is missing', user_id from accounts a where seq <>
+  (select count(*) from entries e where e.account_id = a.account_id)
+union all
+select 'held is not the sum of the holds', user_id from accounts a where held <> coalesce(
+  (select sum(h.amount) from holds h where h.account_id = a.account_id and h.state = 'active'), 0)
+union all
+select 'more is held of grants than the holds say', user_id from accounts a where coalesce(
+  (select sum(g.held) from grants g where g.account_id = a.account_id), 0) > held
+union all
+select 'below the floor', user_id from accounts
+  where not user_id = any(%(may_be_below)s) and (balance < -credit_limit or balance + credit_limit < held)
+union all
+select 'two charges of one session', session_id::text from entries where kind = 'charge'
+  group by account_id, session_id having count(*) > 1
+union all
+select 'a hold of a session that has ended', s.id::text from sessions s join holds h
+  on h.account_id = s.account_id and h.session_id = s.id
+  where h.state = 'active' and s.state in ('failed', 'settled')
+union all
+select 'a session without its hold', s.id::text from sessions s left join holds h
+  on h.account_id = s.account_id and h.session_id = s.id
+  where s.state in ('starting', 'unconfirmed', 'live', 'over') and h.state is distinct from 'active'
+union all
+select 'more held, accrued or charged than was authorised', s.id::text from sessions s join holds h
+  on h.account_id = s.account_id and h.session_id = s.id
+  where h.amount > s.authorized or s.charged > s.authorized or s.accrued > s.authorized
+union all
+select 'a settled session without its charge', s.id::text from sessions s where s.state = 'settled'
+  and not s.written_off and not exists
+  (select from charges c where c.account_id = s.account_id and c.session_id = s.id and c.version = 1)
+union all
+select 'a charge that is not what was debited', s.id::text from sessions s where s.state = 'settled' and s.charged <>
+  -coalesce((select sum(e.amount) from entries e
+    where e.account_id = s.account_id and e.session_id = s.id and e.kind = 'charge'), 0)
+union all
+select 'two sessions for one start', scenario from sessions group by scenario having count(*) > 1
+"""
+"""What must hold whenever no transaction is open, each with the row that breaks it."""
+
+PRINT: Final = """
+select (select count(*) from entries), (select count(*) from postings), (select count(*) from funding),
+  (select count(*) from grants), (select count(*) from sessions), (select count(*) from session_steps),
+  (select count(*) from hold_changes), (select count(*) from charges), (select count(*) from events),
+  (select count(*) from audit_log), (select count(*) from limit_changes), (select count(*) from rate_cards),
+  (select count(*) from ticks), (select count(*) from snapshots),
+  (select coalesce(sum(balance * 7 + held * 3 + credit_limit + debt), 0) from accounts)
+"""
+"""What a definite refusal must leave as it is."""
+
+DUE: Final = """
+select (select min(greatest(due_at, coalesce(lease_until, due_at))) from sessions) as session,
+  (select min(next_due_at) from accounts) as account
+"""
+NEVER: Final = 1 << 62
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_ENDED: Final = ("settled", "failed", "review")
+
+
+class Violation(Exception):
+    """What must hold does not. ``kind`` names the rule."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Acknowledged:
+    """A write that a client was told is done."""
+
+    operation: str
+    user: str | None
+    path: str
+    asked: Mapping[str, Any]
+    answer: Any
+
+
+Read = Callable[[str], Awaitable[Answer]]
+
+
+class Auditor:
+    """See the module."""
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        provider: Provider,
+        clock: WorldClock,
+        skew: int,
+    ) -> None:
+        self._connection = connection
+        self._provider = provider
+        self._clock = clock
+        self._skew = skew
+        self.may_be_below: set[str] = set()
+        """Users whose floor was lowered on purpose."""
+        self.acknowledged: dict[str, Acknowledged] = {}
+        """By idempotency key: what is answered twice happened once."""
+        self._reasons: Counter[str] = Counter()
+
+    def fail(self, kind: str, detail: str) -> None:
+        raise Violation(kind, detail)
+
+    def _rows(self, statement: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+        with self._connection.cursor(row_factory=dict_row) as cursor:
+            return cursor.execute(statement.encode(), parameters, prepare=True).fetchall()
+
+    # After each step
+
+    def check_step(self, step: str) -> None:
+        """Raise :class:`Violation` if anything does not hold that must hold at any time."""
+        for row in self._rows(STEP, {"may_be_below": sorted(self.may_be_below)}):
+            self.fail(row["what"], f"{row['row']}, after {step}")
+        stored = {
+            row["provider_session_id"]: row["ticks"]
+            for row in self._rows(
+                "select provider_session_id, (select count(*) from ticks t where t.account_id = s.account_id"
+                " and t.session_id = s.id) as ticks from sessions s where provider_session_id is not null"
+            )
+        }
+        for call in self._provider.calls.values():
+            acknowledged = sum(beat.genuine and beat.status == 204 for beat in call.beats)
+            if acknowledged > stored.get(call.id, 0):
+                detail = f"{call.id}: {acknowledged} acknowledged, {stored.get(call.id, 0)} stored, after {step}"
+                self.fail("an acknowledged heartbeat is lost", detail)
+        for webhook, times in self._provider.asked.items():
+            if times > 1:
+                self.fail("a session was asked for twice", webhook[-8:])
+
+    def fingerprint(self) -> tuple[Any, ...]:
+        with self._connection.cursor() as cursor:
+            return tuple(cursor.execute(PRINT.encode(), prepare=True).fetchall()[0])
+
+    def check_no_trace(self, before: tuple[Any, ...], what: str) -> None:
+        after = self.fingerprint()
+        if before != after:
+            self.fail("a refusal left a trace", f"{what}: {before} became {after}")
+
+    def check_balance(self, user: str, document: Mapping[str, Any]) -> None:
+        """An answer must agree with itself."""
+        balance, held, limit = (_micros(document[name]) for name in ("balance", "held", "credit_limit"))
+        if balance + limit - held != _micros(document["available"]):
+            self.fail("a balance contradicts itself", f"{user}: {document}")
+
+    # What there is
+
+    def next_due(self) -> tuple[int, int]:
+        """When the next session and the next account have something due; :data:`NEVER` if none has."""
+        row = self._rows(DUE)[0]
+        return tuple(NEVER if at is None else _us(at) for at in (row["session"], row["account"]))  # type: ignore[return-value]
+
+    def _ids(self, statement: str) -> list[dict[str, Any]]:
+        return self._rows(statement)
+
+    def sessions(self) -> list[str]:
+        return [
+            _public(Kind.SESSION, row)
+            for row in self._ids("select account_id, id from sessions order by requested_at, id")
+        ]
+
+    def in_review(self) -> list[str]:
+        found = self._ids("select account_id, id from sessions where state = 'review' order by requested_at, id")
+        return [_public(Kind.SESSION, row) for row in found]
+
+    def settled(self) -> list[tuple[str, int]]:
+        found = self._ids(
+            "select account_id, id, charged from sessions where state = 'settled' order by requested_at, id"
+        )
+        return [(_public(Kind.SESSION, row), row["charged"]) for row in found]
+
+    def grants(self) -> list[str]:
+        return [
+            _public(Kind.GRANT, row) for row in self._ids("select account_id, id from grants order by created_at, id")
+        ]
+
+    def open_sessions(self) -> list[str]:
+        found = self._ids(
+            "select scenario || ' ' || state as what from sessions where state not in ('settled', 'failed', 'review')"
+        )
+        return [row["what"] for row in found]
+
+    def acknowledge(self, key: str, done: Acknowledged) -> None:
+        self.acknowledged.setdefault(key, done)
+
+    def check_answers(self, operation: str, key: str, answers: Sequence[Answer]) -> None:
+        """One key, one effect: all its definite answers tell of the same."""
+        told: set[str] = set()
+        for answer in answers:
+            if answer.status == 201 or answer.status == 200:
+                body = answer.json()
+                told.add(str(body["session"]["id"] if "session" in body else body.get("id", body)))
+            elif answer.status in {502, 504} and operation == "start":
+                told.add(str(answer.json()["session_id"]))
+            elif answer.status in {402, 422} and answer.problem != "idempotency-conflict":
+                body = answer.json()
+                told.add(str(body.get("session_id", answer.content)))
+        if len(told) > 1:
+            self.fail("one key was answered in two ways", f"{operation} {key}: {sorted(told)}")
+
+    # At the end
+
+    async def audit(self, read: Read) -> None:
+        """Everything, when nothing is under way any more."""
+        sessions = self._rows(
+            "select s.*, a.user_id from sessions s join accounts a using (account_id) order by requested_at, id"
+        )
+        for row in sessions:
+            await self._audit_session(row, read)
+        self._audit_starts(sessions)
+        self._audit_ledger(sessions)
+
+    async def _audit_session(self, row: Mapping[str, Any], read: Read) -> None:
+        public = _public(Kind.SESSION, row)
+        call = self._provider.calls.get(row["provider_session_id"] or "")
+        if row["state"] not in _ENDED:
+            self.fail("a session has not ended", f"{row['scenario']} is {row['state']}")
+        if call is None or row["state"] != "settled" or row["written_off"]:
+            return
+        document = loads((await read(f"/v1/sessions/{public}/charge")).content)
+        snapshots = loads((await read(f"/v1/sessions/{public}/snapshots?limit=500")).content)
+        assert isinstance(document, dict)
+        assert isinstance(snapshots, dict)
+        pulls, honest = self._genuine_pulls(call, snapshots["data"])
+        heartbeats = [_instant(text) for text in document["heartbeats"]]
+        self._check_heartbeats(call, row, heartbeats)
+        if not pulls:
+            return
+        card = charging.card_of(document["rate_card"])
+        verdict = charging.charge(
+            card,
+            requested_at=_us(row["requested_at"]),
+            time_limit=row["time_limit"],
+            heartbeats=heartbeats,
+            pulls=pulls,
+            authorized=row["authorized"],
+            charge_from=row["charge_from"],
+        )
+        self._reasons.update(f"not billed: {reason}" for reason, length in verdict.not_billed.items() if length)
+        self._reasons.update(f"anomaly: {name}" for name in verdict.anomalies)
+        amount = _micros(document["amount"])
+        name = f"{row['scenario']} ({public[-12:]})"
+        if amount != verdict.amount:
+            self.fail("a charge is not what the evidence gives", f"{name}: {amount}, but {verdict}")
+        if set(document["anomalies"]) != verdict.anomalies:
+            self.fail("anomalies are not those of the evidence", f"{name}: {document['anomalies']}, {verdict}")
+        versions = self._rows(
+            "select version, amount from charges where account_id = %(a)s and session_id = %(s)s order by version",
+            {"a": row["account_id"], "s": row["id"]},
+        )
+        reviewed = any(done.operation == "review" and public in done.path for done in self.acknowledged.values())
+        if len(versions) == 1 and row["charged"] != amount and not reviewed:
+            self.fail("not the charge was debited", f"{name}: {row['charged']} instead of {amount}")
+        if honest and not any(beat.done_at and beat.done_at > beat.sent_at + LATE + SLACK for beat in call.beats):
+            self._check_bounds(name, card, verdict, row, call)
+
+    def _check_bounds(
+        self, name: str, card: charging.Card, verdict: charging.Verdict, row: Mapping[str, Any], call: Call
+    ) -> None:
+        if row["charge_from"] is not None:
+            card = replace(card, charge_from=row["charge_from"])
+        said = [said for said in call.said(call.left_at) if said[0] in {"user", "agent"}]
+        if call.conversation.crumbs:
+            said.append(("user", call.connected_at, call.connected_at + 1))
+        least, most = charging.ground_truth_bounds(
+            card,
+            said=said,
+            agent_left=call.left_at,
+            requested_at=_us(row["requested_at"]) - self._skew,
+            time_limit=row["time_limit"] + 2 * self._skew,
+            heartbeat_sent=[beat.sent_at for beat in call.beats if beat.genuine],
+            tolerance=LATE + SLACK + 2 * self._skew,
+            began=call.connected_at,
+        )
+        gross = verdict.amount + verdict.beyond
+        if gross > most + CRUMBS:
+            self.fail("more is charged than was said and lived", f"{name}: {gross} > {most}, {verdict}")
+        if gross < least:
+            self.fail("less is charged than was said", f"{name}: {gross} < {least}, {verdict}")
+
+    def _genuine_pulls(self, call: Call, stored: Sequence[Mapping[str, Any]]) -> tuple[list[charging.Pull], bool]:
+        """Each stored snapshot must be what the provider answered then, digit for digit."""
+        found: list[charging.Pull] = []
+        honest = True
+        for item in stored:
+            q, r = _instant(item["requested_at"]), _instant(item["received_at"])
+            pulled = next((one for one in call.pulls if self._is(one, q, r, item["values"])), None)
+            if pulled is None:
+                self.fail("a snapshot that the provider never gave", f"{call.id}: {item}")
+            else:
+                honest = honest and pulled.honest
+            values = tuple(_value(value) for value in item["values"])
+            found.append(charging.Pull(q, r, values))
+        return found, honest
+
+    def _is(self, pulled: Pulled, q: int, r: int, values: Sequence[Any]) -> bool:
+        near = abs(pulled.sent_at - q) <= self._skew + 1 and abs(pulled.answered_at - r) <= self._skew + 1
+        return near and [loads(text.encode()) for text in pulled.values] == list(values)
+
+    def _check_heartbeats(self, call: Call, row: Mapping[str, Any], used: Sequence[int]) -> None:
+        """What a charge rests on was sent; what was acknowledged before it was posted is in it."""
+        skew = 2 * self._skew
+        free = [beat for beat in call.beats if beat.genuine]
+        for at in sorted(used):
+            fitting = [beat for beat in free if beat.sent_at - skew <= at <= _until(beat) + skew]
+            if not fitting:
+                self.fail("a heartbeat that was never sent", f"{call.id} at {at}")
+            # The one that ends first can serve the fewest of those that follow.
+            free.remove(min(fitting, key=_until))
+        settled = _us(row["settled_at"]) - skew
+        for beat in free:
+            if beat.status == 204 and beat.done_at is not None and beat.done_at < settled:
+                # Another copy may have taken its place; then one of the same time is left over.
+                twins = sum(other.status == 204 and (other.done_at or 0) < settled for other in call.beats)
+                if twins > len(used):
+                    self.fail("a heartbeat was left out", f"{call.id}: {twins} acknowledged, {len(used)} used")
+
+    def _audit_starts(self, sessions: Sequence[Mapping[str, Any]]) -> None:
+        by_scenario = {row["scenario"]: row for row in sessions}
+        for done in self.acknowledged.values():
+            if done.operation == "start" and done.asked["scenario"] not in by_scenario:
+                self.fail("an acknowledged session is lost", str(done.asked["scenario"]))
+        bound = {row["provider_session_id"]: row for row in sessions}
+        for call in self._provider.calls.values():
+            heard = [beat for beat in call.beats if beat.genuine and beat.status == 204]
+            if heard and (call.id not in bound or bound[call.id]["state"] == "failed"):
+                self.fail("a session that lives is lost", call.id)
+
+    def _audit_ledger(self, sessions: Sequence[Mapping[str, Any]]) -> None:
+        """Each entry has its cause, each acknowledged cause its entries."""
+        entries = self._rows("select * from entries order by account_id, seq")
+        users = {row["account_id"]: row["user_id"] for row in self._rows("select account_id, user_id from accounts")}
+        grants = {_public(Kind.GRANT, row): row for row in self._rows("select * from grants")}
+        done = defaultdict(list)
+        for one in self.acknowledged.values():
+            done[one.operation].append(one)
+
+        for one in done["grant"]:
+            row = grants.get(one.answer["id"])
+            if row is None or row["amount"] != _micros(one.asked["amount"]):
+                self.fail("an acknowledged grant is lost", str(one.answer))
+        given = {one.answer["id"] for one in done["grant"]}
+        for entry in entries:
+            grant = None if entry["grant_id"] is None else _public(Kind.GRANT, entry | {"id": entry["grant_id"]})
+            if entry["kind"] == "grant" and grant not in given:
+                self.fail("a grant that nobody asked for", f"{users[entry['account_id']]}: {entry['natural_key']}")
+            if entry["kind"] == "expiry" and grant is not None:
+                expires = grants[grant]["expires_at"]
+                if expires is None or _us(expires) > _us(entry["created_at"]) + 2 * self._skew:
+                    self.fail("an expiry before its time", str(grant))
+        asked_voids = {one.path.split("/")[3] for one in done["void"]}
+        for entry in entries:
+            if entry["kind"] == "void" and entry["natural_key"].startswith("void:"):
+                grant = _public(Kind.GRANT, entry | {"id": entry["grant_id"]})
+                if grant not in asked_voids:
+                    self.fail("a void that nobody asked for", grant)
+        self._sums_agree(entries, "adjustment", sum(_micros(one.asked["amount"]) for one in done["adjust"]))
+        self._sums_agree(entries, "refund", sum(_micros(one.answer["amount"]) for one in done["refund"]))
+        self._sums_agree(entries, "rerate", -sum(_micros(one.answer["difference"]) for one in done["rerate"]))
+        self._sums_agree(entries, "charge", -sum(row["charged"] or 0 for row in sessions))
+
+    def _sums_agree(self, entries: Sequence[Mapping[str, Any]], kind: str, expected: int) -> None:
+        posted = sum(entry["amount"] for entry in entries if entry["kind"] == kind)
+        if posted != expected:
+            self.fail(f"the {kind} entries are not what was acknowledged", f"{posted} instead of {expected}")
+
+    def branches(self) -> Counter[str]:
+        """What the application came through, as its rows tell."""
+        found = Counter(self._reasons)
+        for row in self._rows(
+            "select 'step ' || coalesce(from_state, '-') || ' > ' || to_state as what, count(*) from session_steps"
+            " group by 1 union all select 'entry ' || kind, count(*) from entries group by 1"
+            " union all select 'event ' || type, count(*) from events group by 1"
+            " union all select 'hold ' || why, count(*) from hold_changes group by 1"
+            " union all select 'grant ' || state, count(*) from grants group by 1"
+        ):
+            found[row["what"]] += row["count"]
+        return found
+
+
+# Reading
+
+
+def _until(beat: Beat) -> int:
+    """The latest instant at which a POST can have arrived."""
+    return beat.done_at or beat.sent_at + LATE + SLACK
+
+
+def _us(at: datetime) -> int:
+    return (at - _EPOCH) // timedelta(microseconds=1)
+
+
+def _instant(text: str) -> int:
+    return _us(datetime.fromisoformat(text))
+
+
+_CREDITS: Final = re.compile(r"(-?)([0-9]+)(?:\.([0-9]{1,6}))?")
+
+
+def _micros(text: str) -> int:
+    match = _CREDITS.fullmatch(text)
+    assert match is not None, text
+    sign, whole, decimals = match.groups()
+    value = int(whole) * 1_000_000 + int((decimals or "").ljust(6, "0"))
+    return -value if sign else value
+
+
+def _value(value: Any) -> tuple[str | None, Fraction | None]:
+    """A segment as the auditor's own arithmetic takes it."""
+    if not isinstance(value, dict):
+        return None, None
+    kind, number = value.get("type"), value.get("seconds")
+    text = str(number) if type(number).__name__ == "JsonNumber" else ""
+    usable = re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) is not None
+    return (kind if isinstance(kind, str) else None), (Fraction(text) if usable else None)
+
+
+def _public(kind: Kind, row: Mapping[str, Any]) -> str:
+    """A public id, as the API would say it."""
+    return public_id(kind, row["account_id"], row["id"])

@@ -1,0 +1,41 @@
+"""What must have happened over a run of many worlds: each fault, each ambush, each branch. Else the run fails."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from app.core.lifecycle import STEPS
+from tests.simulation.dice import ALL
+from tests.simulation.plan import AMBUSHES
+
+ENOUGH: Final = 200
+"""Of fewer seeds nothing is demanded."""
+
+_BRANCHES: Final = (
+    "adjust 201", "adjust 409 below-floor", "anomaly: alive_beyond_timeline", "anomaly: bad_segment",
+    "anomaly: timeline_longer_than_elapsed", "anomaly: timeline_shrank", "anomaly: unknown_segment_type",
+    "anomaly: unwitnessed_speech", "card 201", "controls 200", "database down", "deaf", "entry adjustment",
+    "entry charge", "entry expiry", "entry grant", "entry refund", "entry repayment", "entry rerate", "entry void",
+    "event balance.depleted", "event balance.low", "event balance.recovered", "event charge.corrected",
+    "event grant.created", "event grant.expired", "event grant.expiring", "event grant.voided",
+    "event session.failed", "event session.live", "event session.over", "event session.review",
+    "event session.settled", "event session.started", "grant 201", "grant active", "grant expired", "grant voided",
+    "heartbeat 204", "heartbeat 409 session-mismatch", "heartbeat 422 invalid-request", "heartbeat 503 unavailable",
+    "heartbeat/after the end", "hold lower", "hold release", "hold settle", "hold start", "idempotency-key-expired",
+    "killed", "limits 200", "not billed: after_last_proof", "not billed: after_time_limit",
+    "not billed: before_charge_start", "not billed: included", "not billed: no_proof_of_life",
+    "not billed: short_session", "not billed: silence_cap", "not billed: unknown_type", "odd 404", "odd 422",
+    "pull 200", "pull 502 provider-unavailable", "refund 201", "refund 409 refund-exceeds-charge", "rerate 200",
+    "rerate 409 session-written-off", "review 200", "start 201", "start 402 insufficient-credits",
+    "start 422 persona-not-accepted", "start 502 provider-refused", "start 504 provider-unconfirmed",
+    "timeline/outage", "void 200", "void 409 grant-closed", "void 409 grant-spent",
+)  # fmt: skip
+EXPECTED: Final = frozenset(_BRANCHES) | {
+    *(f"{group}/{fault}" for group, fault in ALL),
+    *(f"{point} {how}" for point, how in AMBUSHES),
+    *(f"step {before} > {after}" for before, following in STEPS.items() for after in following),
+}
+
+
+def missing(fired: Mapping[str, int]) -> list[str]:
+    """What never happened."""
+    return sorted(name for name in EXPECTED if not fired.get(name))

@@ -1,0 +1,206 @@
+"""What a seed plans: who does what when, what lies in wait, and how likely what goes wrong."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from app.core.units import US_PER_S
+from tests.simulation.dice import ALL, FAULTS, rng
+from tests.simulation.provider import BEAT, Conversation
+from tests.simulation.statements import TRAPS
+
+USERS: Final = ("ann", "bob/7 é")
+POINTS: Final = (
+    "start/1", "start/2", "grant/1", "heartbeat/1", "ticks/1", "reconcile/1", "reconcile/2", "reconcile/3",
+    "reconcile/4", "refund/1", "rerate/1", "void/1", "adjust/1", "review/1", "limits/1", "card/1", "controls/1",
+    "due/1", "due/2", "due/3", "purge/1", "purge/2",
+)  # fmt: skip
+"""Transactions in which something can happen: the operation, and the how manieth of it."""
+
+AMBUSHES: Final = tuple((point, kind) for point in POINTS for kind in TRAPS)
+MAIN_S: Final = 600
+
+
+@dataclass(frozen=True)
+class Event:
+    """``late``: it comes when the sessions have ended, one after the other; ``at``: µs since the beginning."""
+
+    number: int
+    at: int
+    kind: str
+    late: bool = False
+    args: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Plan:
+    seed: int
+    processes: int
+    rates: Mapping[str, float]
+    favourite: tuple[str, str]
+    events: tuple[Event, ...]
+    month_later: bool
+    """Whether the world goes on for a month, so that what is kept for so long is forgotten."""
+
+    def only(self, numbers: frozenset[int]) -> "Plan":
+        """The same with fewer events."""
+        kept = tuple(event for event in self.events if event.number in numbers)
+        return Plan(self.seed, self.processes, self.rates, self.favourite, kept, self.month_later)
+
+
+def plan_of(seed: int) -> Plan:
+    """The plan of a seed. The ambushes go round, so that each point is tried in each way by every hundred seeds."""
+    draw = rng(seed, "plan")
+    planned: list[tuple[int, str, bool, dict[str, Any]]] = []
+
+    def at(low: float, high: float) -> int:
+        return int(draw.uniform(low, high) * US_PER_S)
+
+    def plan(when: int, kind: str, *, late: bool = False, **args: Any) -> None:
+        planned.append((when, kind, late, args))
+
+    for user in USERS:
+        amount = draw.choice([40, 300, 900, 3000])
+        plan(at(0, 5), "grant", user=user, amount=amount, **_terms(draw) | {"effective_in": 0})
+    if draw.random() < 0.3:
+        plan(at(0, 5), "limits", user=draw.choice(USERS), change={"credit_limit": "150"})
+    for _ in range(draw.choice([1, 2, 2, 3])):
+        plan(at(6, 240), "start", user=draw.choice(USERS), asked=draw.choice([None, 30, 60, 90, 90, 240]))
+    if draw.random() < 0.12:
+        # Nothing is heard of a session that may run, until after it was given up.
+        when = at(6, 100)
+        fault = draw.choice(["drop after", "500 after", "names another"])
+        plan(when, "start", user=draw.choice(USERS), asked=300, fault=fault)
+        plan(when + US_PER_S, "deaf", seconds=draw.choice([20, 200]))
+    for kind in draw.choices(
+        ["grant", "adjust", "void", "limits", "card", "controls", "odd", "pull", "look", "start", "repeat", "outage",
+         "kill", "purge", "review", "deaf", "blind"],
+        k=draw.randint(3, 6),
+    ):  # fmt: skip
+        _plan_one(draw, plan, kind, at(10, MAIN_S))
+    for kind in draw.choices(
+        ["refund", "refund", "rerate", "void", "adjust", "look", "pull", "late beat", "repeat"], k=draw.randint(2, 4)
+    ):
+        _plan_one(draw, plan, kind, at(1, 60), late=True)
+    for turn in range(2):
+        point, how = AMBUSHES[(seed + turn * len(AMBUSHES) // 2) % len(AMBUSHES)]
+        plan(0, "ambush", point=point, how=how)
+        operation = point.partition("/")[0]
+        if operation in {"refund", "rerate"}:
+            _plan_one(draw, plan, operation, at(1, 60), late=True)
+        elif operation in {"void", "adjust", "limits", "card", "controls", "purge", "review"}:
+            _plan_one(draw, plan, operation, at(10, MAIN_S))
+    planned.sort(key=lambda item: (item[2], item[0]))
+    return Plan(
+        seed=seed,
+        processes=draw.choice([1, 1, 1, 2]),
+        rates={group: draw.choice([0, 0.1, 0.3]) for group in FAULTS},
+        favourite=ALL[seed % len(ALL)],
+        events=tuple(Event(number, *item) for number, item in enumerate(planned)),
+        month_later=draw.random() < 0.15,
+    )
+
+
+def _plan_one(draw: Any, plan: Any, kind: str, when: int, *, late: bool = False) -> None:
+    args: dict[str, Any] = {}
+    match kind:
+        case "grant":
+            args = {"user": draw.choice(USERS), "amount": draw.choice([1, 20, 60, 200]), **_terms(draw)}
+        case "adjust":
+            amount = draw.choice([5, 30, -5, -30, -400])
+            args = {"user": draw.choice(USERS), "amount": amount, "below": amount < 0 and draw.random() < 0.3}
+        case "start":
+            args = {"user": draw.choice(USERS), "asked": draw.choice([None, 10, 30, 120])}
+        case "limits":
+            args = {"user": draw.choice(USERS), "change": draw.choice(LIMITS)}
+        case "outage":
+            args = {"seconds": draw.choice([2, 15, 100])}
+        case "blind":
+            args = {"seconds": draw.choice([100, 2200])}
+        case "deaf":
+            args = {"seconds": draw.choice([60, 200, 400])}
+        case "refund":
+            args = {"part": draw.choice([None, None, 0.3, 1.5])}
+        case "rerate" | "card":
+            args = {"card": draw.choice(sorted(CARDS))}
+        case "review":
+            args = {"action": draw.choice(["settle", "write_off"])}
+        case "late beat":
+            args = {"nth": draw.randint(0, 9)}
+    plan(when, kind, late=late, **args)
+
+
+def _terms(draw: Any) -> dict[str, Any]:
+    return {
+        "terms": {
+            "kind": draw.choice(["paid", "promotional"]),
+            "priority": draw.choice([10, 50, 50, 90]),
+            **({"cost_basis": "0.25"} if draw.random() < 0.3 else {}),
+            **({"reference": f"order-{draw.randint(1, 10**9)}"} if draw.random() < 0.3 else {}),
+        },
+        "effective_in": draw.choice([0, 0, 0, 60, 300]),
+        "lasts": draw.choice([None, None, 40, 200, 2000]),
+    }
+
+
+LIMITS: Final = (
+    {"credit_limit": "60"}, {"credit_limit": "0"}, {"suspended": True}, {"suspended": False},
+    {"max_concurrent_sessions": 1}, {"spend_limits": {"day": "50"}}, {"default_time_limit_s": 45},
+    {"rate_card": "dear"}, {"alerts": {"low_credits": "25"}}, {"alerts": {"low_talk_time_s": 60}},
+)  # fmt: skip
+CARDS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "default": {"rates": {"user": "30", "agent": "60", "silence": "12"}},
+    "dear": {"rates": {"user": "60", "agent": "120", "silence": "60"}, "silence": {"full_rate_first_s": None}},
+    "fees": {
+        "rates": {"user": "1.5", "agent": "3", "silence": "0.6"},
+        "silence": {"full_rate_first_s": 2.5, "factor_after": "0.5"},
+        "connection_fee": "0.25", "included_s": 3, "minimum_charge": "0.5", "maximum_charge": "400",
+        "increments": {"initial_s": 6, "subsequent_s": 6, "scope": "type"},
+    },
+    "strict": {
+        "rates": {"user": "60", "agent": "60", "silence": "60"}, "short_session_exemption_s": 20,
+        "measurement": {"charge_from": "first_user_speech", "missed_heartbeats_tolerated": 0, "heartbeat_jitter_s": 5},
+    },
+}  # fmt: skip
+
+
+def conversation_of(seed: int, number: int, start_fault: str | None) -> Conversation:
+    """What is said in the session that event ``number`` starts."""
+    draw = rng(seed, "conversation", number)
+    manner = draw.choice(["talk", "talk", "talk", "ghost", "silent", "gap", "tool", "monologue"])
+    segments: list[tuple[str, int]] = []
+
+    def say(kind: str, low: float, high: float) -> None:
+        segments.append((kind, int(draw.uniform(low, high) * US_PER_S)))
+
+    if manner != "silent":
+        for _ in range(1 if manner == "ghost" else draw.randint(1, 5)):
+            say("silence", 0.2, 4)
+            say("agent", 1, 12)
+            if manner != "monologue":
+                say("silence", 0.1, 8)
+                say("user", 0.5, 9)
+            if manner == "tool" and draw.random() < 0.5:
+                say("tool", 1, 7)
+    if manner == "gap":
+        # The user is away; the agent stays and beats on.
+        say("silence", 60, 120)
+        say("user", 1, 4)
+    talked = sum(length for _, length in segments)
+    leaves: int | None = talked + int(draw.uniform(0, 90) * US_PER_S)
+    if manner == "ghost" and draw.random() < 0.3:
+        leaves = None
+    if draw.random() < 0.1:
+        leaves = int(talked * draw.random())
+    return Conversation(
+        segments=tuple(segments),
+        connects_after=int(draw.uniform(0, 3) * US_PER_S),
+        leaves=leaves,
+        first_beat=draw.choice([0, BEAT]),
+        grows=draw.random() < 0.8,
+        bare=draw.random() < 0.5,
+        next_page=draw.choice(["token", "integer", "relative", "url"]),
+        stuck=int(draw.uniform(10, 40) * US_PER_S) if draw.random() < 0.06 else None,
+        start_fault=start_fault,
+        crumbs=3 if draw.random() < 0.1 else 0,
+    )

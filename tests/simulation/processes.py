@@ -1,0 +1,203 @@
+"""The processes of the simulated world: each the real service, with a clock and memory of its own, that can die."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Coroutine
+from contextvars import copy_context
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy.util import LRUCache
+
+from app.gabber import Gabber
+from app.ports.randomness import SeededRandomness
+from app.service import Service
+from app.settings import Settings
+from tests.simulation.loop import WorldClock
+from tests.simulation.provider import Provider
+from tests.simulation.statements import LIFE, OPERATION, Died, Life, Operation, Traps
+
+ADMIN_KEY: Final = "simulated-admin-key"
+PUBLIC_URL: Final = "http://talktime.example"
+
+
+@dataclass(frozen=True)
+class Answer:
+    status: int
+    headers: dict[str, str]
+    content: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.content)
+
+    @property
+    def problem(self) -> str:
+        """The code of a problem; empty if it is none."""
+        if not self.headers.get("content-type", "").startswith("application/problem+json"):
+            return ""
+        return str(self.json()["type"]).rpartition("/")[2]
+
+
+class Compiled:
+    """SQL that was compiled once, for all processes of all worlds: compiling anew takes longer than a world does."""
+
+    def __init__(self) -> None:
+        self._cache: Any = LRUCache(1000)
+        self._dialect: Any = None
+
+    def share(self, service: Service) -> None:
+        engine: Any = service.database._engine.sync_engine
+        if self._dialect is None:
+            self._dialect = engine.dialect
+        engine.dialect = engine.pool._dialect = self._dialect
+        engine._compiled_cache = self._cache
+
+
+COMPILED: Final = Compiled()
+
+
+class Process:
+    """One process of the service. :meth:`start` it; a trap or :meth:`die` ends it, memory and all."""
+
+    def __init__(
+        self, name: str, settings: Settings, url: str, clock: WorldClock, seed: str, provider: Provider, traps: Traps
+    ) -> None:
+        self.name = name
+        self.clock = clock
+        self.life = Life(name, traps)
+        self._context = copy_context()
+        self._context.run(LIFE.set, self.life)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        api_key = settings.gabber_api_key
+        assert api_key is not None
+        gabber = Gabber(
+            base_url=settings.gabber_base_url,
+            api_key=api_key.get_secret_value(),
+            timeout=settings.provider_timeout_s,
+            clock=clock,
+            transport=provider,
+        )
+        randomness = SeededRandomness(0, seed)
+        self.service = Service(settings, url, clock=clock, randomness=randomness, gabber=gabber)
+        COMPILED.share(self.service)
+
+    @property
+    def alive(self) -> bool:
+        return not self.life.ended()
+
+    async def start(self) -> bool:
+        """Whether it came up."""
+        try:
+            return await self.run("boot", self._start) is True
+        except Exception:  # noqa: BLE001 - as a supervisor would, whatever it died of
+            await self.die()
+            return False
+
+    async def _start(self) -> bool:
+        # The writer of heartbeats is a task of its own and keeps the operation that it was started in.
+        await self.service.start()
+        operation = OPERATION.get()
+        assert operation is not None
+        operation.name = "ticks"
+        return True
+
+    async def run(self, operation: str, work: Callable[[], Awaitable[Any]]) -> Any:
+        """Do ``work`` in this process; null if the process died of it or under it. Raises what ``work`` raises."""
+        if self.life.ended():
+            return None
+
+        async def within() -> Any:
+            OPERATION.set(Operation(operation))
+            return await work()
+
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(_quiet(within()), context=self._context.copy())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        done = await asyncio.shield(_outcome(task))
+        if self.life.ended():
+            await self.die()
+            return None
+        if isinstance(done, BaseException):
+            raise done
+        return done
+
+    async def die(self) -> None:
+        """The end: nothing that was under way goes on."""
+        self.life.end()
+        tasks = [task for task in self._tasks if task is not asyncio.current_task()]
+        writer = self.service._writer._task
+        for task in [*tasks, *([writer] if writer is not None else [])]:
+            task.cancel()
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.exception()
+        self.life.end()
+
+    async def stop(self) -> None:
+        """The orderly end."""
+        if self.life.ended():
+            return
+        await self.run("stop", self.service.stop)
+        self.life.dead = True
+
+    async def call(
+        self, operation: str, method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> Answer | None:
+        """A request to this process; null if no answer came."""
+        target, _, query = path.partition("?")
+        sent = {"authorization": f"Bearer {ADMIN_KEY}", **(headers or {})}
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": target,
+            "raw_path": target.encode(),
+            "query_string": query.encode(),
+            "root_path": "",
+            "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
+            "client": ("127.0.0.1", 1),
+            "server": ("talktime.example", 80),
+        }
+        return await self.run(operation, lambda: _exchange(self.service.app, scope, body))  # type: ignore[no-any-return]
+
+
+async def _quiet(work: Coroutine[Any, Any, Any]) -> Any:
+    """Death is an outcome here: as an exception it would end the loop."""
+    try:
+        return await work
+    except Died:
+        return None
+
+
+async def _outcome(task: asyncio.Task[Any]) -> Any:
+    await asyncio.wait([task])
+    if task.cancelled():
+        return None
+    return task.exception() or task.result()
+
+
+async def _exchange(app: Any, scope: dict[str, Any], body: bytes) -> Answer:
+    sent: list[dict[str, Any]] = []
+    given = False
+
+    async def receive() -> dict[str, Any]:
+        nonlocal given
+        if given:
+            await asyncio.sleep(3600)
+        given = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    try:
+        await app(scope, receive, send)
+    except Exception:
+        # The framework answers 500 and raises all the same, for its server to log.
+        if not sent:
+            raise
+    headers = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
+    content = b"".join(message.get("body", b"") for message in sent[1:])
+    return Answer(sent[0]["status"], headers, content)

@@ -1,0 +1,88 @@
+"""Runs worlds: one seed in one database, with what came of it."""
+
+import asyncio
+import gc
+import hashlib
+import logging
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+
+from app.db.embedded.roles import SERVICE
+from app.db.migrate import migrate
+from tests.simulation.auditor import Violation
+from tests.simulation.loop import Standstill, VirtualLoop
+from tests.simulation.plan import Plan
+from tests.simulation.statements import blocking_statements
+from tests.simulation.world import World
+from tests.support.postgres import WorkerDatabases, worker_databases
+
+
+@dataclass
+class Result:
+    """``violation`` null: all was well. ``digest`` is that of everything that happened."""
+
+    plan: Plan
+    trace: list[str]
+    violation: str | None = None
+    kind: str | None = None
+    fired: Counter[str] = field(default_factory=Counter)
+    steps: int = 0
+    virtual_s: int = 0
+    real_s: float = 0
+
+    @property
+    def digest(self) -> str:
+        return hashlib.sha256("\n".join(self.trace).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def databases(run_id: str, worker: str) -> Iterator[WorkerDatabases]:
+    """A migrated template on a server without durability."""
+
+    def migrate_as_owner(owner_url: str) -> None:
+        migrate(owner_url, SERVICE)
+
+    with worker_databases(migrate_as_owner, run_id=run_id, worker=worker) as found:
+        yield found
+
+
+def run(plan: Plan, stage: WorkerDatabases) -> Result:
+    """Let the world of ``plan`` happen."""
+    began = time.perf_counter()
+    gc.disable()  # a fifth of the time goes there, and a world is small
+    result = Result(plan, [])
+    # What goes wrong here is meant to, and told by the trace.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
+    with stage.fresh() as urls, blocking_statements(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
+
+        async def live() -> None:
+            world = World(plan, urls.service, urls.owner)
+            try:
+                await world.live()
+            except Violation as violation:
+                result.kind, result.violation = violation.kind, str(violation)
+            except Standstill:
+                result.kind, result.violation = "standstill", "somebody waits for what cannot happen"
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+                # What a client would have seen as a broken connection is a finding like any other.
+                told = "".join(traceback.format_exception(error))
+                result.kind, result.violation = f"broke: {type(error).__name__}", told
+            finally:
+                result.trace = world.trace
+                result.fired = world.dice.fired + world.traps.fired + world.seen
+                result.virtual_s = world.loop.now_us // 10**6
+
+        try:
+            runner.run(live())
+        finally:
+            gc.enable()
+    result.steps = len(result.trace)
+    result.real_s = time.perf_counter() - began
+    return result

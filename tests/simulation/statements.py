@@ -1,0 +1,201 @@
+"""Statements that block the one thread of the simulated world, and what can go wrong around them.
+
+While a statement runs nothing else does, so a transaction is never interleaved with another: what interleaves are whole
+transactions, and the world is the same each time. (Interleaving statements is the turnstile's business.) Each
+transaction of each operation has a name, ``start/1`` say; traps wait there: the process dies before or after the
+commit, the connection is lost before or after it, or the whole process stands still before the first statement.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Final
+from weakref import WeakSet
+
+import psycopg
+from psycopg import pq, waiting
+
+TRAPS: Final = ("dies before", "dies after", "cut before", "cut after", "stalls before")
+
+
+class Died(BaseException):
+    """The process is dead. No handler of the application may catch it, as none would run."""
+
+
+@dataclass(eq=False)
+class Life:
+    """One process's life, as far as its statements are concerned."""
+
+    name: str
+    traps: "Traps"
+    dead: bool = False
+    """Ask :meth:`ended`: it changes while others wait."""
+    gone: asyncio.Event = field(default_factory=asyncio.Event)
+    connections: WeakSet[psycopg.AsyncConnection[Any]] = field(default_factory=WeakSet)
+
+    def ended(self) -> bool:
+        return self.dead
+
+    def end(self) -> None:
+        """No statement gets through any more; what was not committed is rolled back."""
+        self.dead = True
+        self.gone.set()
+        for connection in list(self.connections):
+            connection.pgconn.finish()
+
+
+@dataclass(eq=False)
+class Operation:
+    """What a process is doing, and how many transactions it has come to in it."""
+
+    name: str
+    transactions: int = 0
+
+    @property
+    def point(self) -> str:
+        return f"{self.name}/{self.transactions}"
+
+
+@dataclass
+class Traps:
+    """Armed traps by point; each strikes once. ``fired`` counts what struck where, by point and kind."""
+
+    stall_s: float
+    armed: dict[tuple[str, str], int] = field(default_factory=dict)
+    seen: Counter[str] = field(default_factory=Counter)
+    fired: Counter[str] = field(default_factory=Counter)
+    down: bool = False
+    """The database cannot be reached at all."""
+
+    def arm(self, point: str, kind: str) -> None:
+        self.armed[point, kind] = self.armed.get((point, kind), 0) + 1
+
+    def disarm(self) -> None:
+        self.armed.clear()
+
+    def strikes(self, point: str, kind: str) -> bool:
+        left = self.armed.get((point, kind), 0)
+        if not left:
+            return False
+        self.armed[point, kind] = left - 1
+        self.fired[f"{point} {kind}"] += 1
+        return True
+
+
+LIFE: ContextVar[Life | None] = ContextVar("life", default=None)
+OPERATION: ContextVar[Operation | None] = ContextVar("operation", default=None)
+
+_wait_plainly = psycopg.AsyncConnection.wait
+_commit_plainly = psycopg.AsyncConnection.commit
+
+
+def _lose(connection: psycopg.AsyncConnection[Any]) -> psycopg.OperationalError:
+    connection.pgconn.finish()
+    return psycopg.OperationalError("the connection is lost")
+
+
+async def _wait(
+    self: psycopg.AsyncConnection[Any],
+    gen: Any,
+    interval: float = 0.1,
+    timeout: float | None = None,  # noqa: ASYNC109 - the driver's own signature
+) -> Any:
+    life = LIFE.get()
+    if life is None:
+        return waiting.wait(gen, self.pgconn.socket, interval=interval)
+    if life.ended():
+        self.pgconn.finish()
+        raise Died
+    life.connections.add(self)
+    operation = OPERATION.get()
+    # The pool rolls back what is not there, and connections are told that they only read: nothing begins with these.
+    executes = gen.__name__.startswith("_execute")
+    begins = executes and self.pgconn.transaction_status == pq.TransactionStatus.IDLE
+    if begins and operation is not None and not self.read_only:
+        # The writer of heartbeats goes on for ever; each of its statements is the first again.
+        operation.transactions = 1 if self.autocommit else operation.transactions + 1
+        life.traps.seen[operation.point] += 1
+        if life.traps.strikes(operation.point, "stalls before"):
+            # No lock is held yet, so that only this process stands still.
+            await asyncio.sleep(life.traps.stall_s)
+            if life.ended():
+                self.pgconn.finish()
+                raise Died
+    if life.traps.down:
+        life.traps.fired["database down"] += 1
+        raise _lose(self)
+    if begins and self.autocommit:
+        # One statement that is its own transaction.
+        return await _around_commit(self, life, operation, lambda: _blocking(self, gen, interval))
+    return _blocking(self, gen, interval)
+
+
+def _blocking(connection: psycopg.AsyncConnection[Any], gen: Any, interval: float) -> Any:
+    return waiting.wait(gen, connection.pgconn.socket, interval=interval)
+
+
+async def _around_commit(
+    connection: psycopg.AsyncConnection[Any], life: Life, operation: Operation | None, commit: Any
+) -> Any:
+    if operation is None:
+        return commit()
+    point = operation.point
+    if life.traps.strikes(point, "dies before"):
+        life.end()
+        raise Died
+    if life.traps.strikes(point, "cut before"):
+        raise _lose(connection)
+    result = commit()
+    if life.traps.strikes(point, "dies after"):
+        life.end()
+        raise Died
+    if life.traps.strikes(point, "cut after"):
+        raise _lose(connection)
+    return result
+
+
+async def _commit(self: psycopg.AsyncConnection[Any]) -> None:
+    life = LIFE.get()
+    if life is None or self.read_only or self.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+        await _commit_plainly(self)
+        return
+    if life.ended():
+        self.pgconn.finish()
+        raise Died
+
+    def commit() -> None:
+        waiting.wait(self._commit_gen(), self.pgconn.socket, interval=0.1)
+
+    await _around_commit(self, life, OPERATION.get(), commit)
+
+
+async def _wait_conn(
+    gen: Any,
+    interval: float = 0.1,
+    timeout: float | None = None,  # noqa: ASYNC109 - the driver's own signature
+) -> Any:
+    life = LIFE.get()
+    if life is not None and life.ended():
+        raise Died
+    if life is not None and life.traps.down:
+        life.traps.fired["database down"] += 1
+        raise psycopg.OperationalError("the database cannot be reached")
+    return waiting.wait_conn(gen, interval=interval, timeout=timeout)
+
+
+@contextmanager
+def blocking_statements() -> Iterator[None]:
+    """While this lasts, the driver's asynchronous connections block, and traps work."""
+    before = waiting.wait_conn_async
+    psycopg.AsyncConnection.wait = _wait  # type: ignore[method-assign]
+    psycopg.AsyncConnection.commit = _commit  # type: ignore[method-assign]
+    waiting.wait_conn_async = _wait_conn
+    try:
+        yield
+    finally:
+        psycopg.AsyncConnection.wait = _wait_plainly  # type: ignore[method-assign]
+        psycopg.AsyncConnection.commit = _commit_plainly  # type: ignore[method-assign]
+        waiting.wait_conn_async = before

@@ -1,0 +1,587 @@
+"""A world from a plan: customers, operators, the network, the provider and our processes, on one virtual clock.
+
+The world never looks into the application. It talks to it as clients do, and notes what was acknowledged; what came of
+it the auditor judges, after every step and at the end.
+"""
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Coroutine, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from urllib.parse import quote
+
+import psycopg
+
+from app.core.units import US_PER_S, Instant, format_instant, parse_instant
+from app.settings import Settings, load_settings
+from tests.simulation.auditor import Acknowledged, Auditor
+from tests.simulation.dice import Dice, rng
+from tests.simulation.loop import VirtualLoop, WorldClock
+from tests.simulation.plan import CARDS, USERS, Event, Plan, conversation_of
+from tests.simulation.processes import ADMIN_KEY, PUBLIC_URL, Answer, Process
+from tests.simulation.provider import BASE, Beat, Call, Provider
+from tests.simulation.statements import Traps
+
+ORIGIN: Final = parse_instant("2026-03-01T12:00:00Z")
+SKEW: Final = 400_000
+"""By how many µs a process's clock is at most ahead of the world's, or behind; a second off it would not be ready."""
+
+STALL_S: Final = 130.0
+"""A process stands still for so long: past the lease of a session."""
+
+CALM_AFTER_S: Final = 900
+"""Then faults stop until the sessions have ended."""
+
+HEALED_WITHIN_S: Final = 6 * 3600
+"""After faults stopped, everything must have come to its end within so long."""
+
+NAP: Final = 60 * US_PER_S
+"""Alarms look at least so often whether anything is due, in µs; the real ones do every second."""
+
+OUTAGE_NAP_S: Final = 10
+"""While the database is down, alarms are simulated this far apart only."""
+
+LEDGER_KEY: Final = "simulated-ledger-key"
+GIVES_UP_S: Final = 2.0
+_UNDECIDED: Final = frozenset({"starting", "unconfirmed", "live", "over"})
+_DEFINITE: Final = frozenset({502, 504})
+"""Answers to a start that look like a failure of ours and are answers."""
+
+
+def settings_for(url: str) -> Settings:
+    return load_settings(
+        database_url=url,
+        gabber_base_url=BASE,
+        gabber_api_key="simulated-provider-key",
+        public_url=PUBLIC_URL,
+        secret="simulated-secret",
+        ledger_keys=LEDGER_KEY,
+        bootstrap_admin_key=ADMIN_KEY,
+        provider_timeout_s="10",
+        max_session_s="600",
+        min_session_s="10",
+        unconfirmed_ttl_s="180",
+        settle_delay_s="60",
+        reconcile_interval_s="60",
+        no_heartbeat_grace_s="200",
+        evidence_wait_s="1500",
+        review_after_s="900",
+        rerate_window_s="86400",
+    )
+
+
+@dataclass
+class Request:
+    """A write as its client means it: sent again under the same key until it is answered."""
+
+    operation: str
+    method: str
+    path: str
+    body: Mapping[str, Any]
+    user: str | None
+    key: str
+    answers: list[Answer] = field(default_factory=list)
+
+
+class World:
+    """See the module; :meth:`live` it once."""
+
+    def __init__(self, plan: Plan, url: str, owner: str) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        self.loop = loop
+        self.plan = plan
+        self.clock = WorldClock(loop, ORIGIN)
+        self.dice = Dice(plan.seed, plan.rates, plan.favourite)
+        self.traps = Traps(STALL_S)
+        self.provider = Provider(self.clock, self.dice, self.deliver)
+        self.trace: list[str] = []
+        self.seen: Counter[str] = Counter()
+        self._settings = settings_for(url)
+        self._url = url
+        self._connection = psycopg.connect(owner, autocommit=True)
+        self.auditor = Auditor(self._connection, self.provider, self.clock, SKEW)
+        self.requests: list[Request] = []
+        self._lives = 0
+        self._processes: list[Process | None] = [None] * plan.processes
+        self._actors: set[asyncio.Task[Any]] = set()
+        self._busy = 0
+        self._resting = False
+        self._deaf = 0
+        """While over 0, no heartbeat reaches us."""
+
+    # Time and talk
+
+    def say(self, what: str) -> None:
+        self.trace.append(f"{self.loop.now_us / US_PER_S:>12.6f}  {what}")
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        task = self.loop.create_task(work)
+        self._actors.add(task)
+        return task
+
+    def check(self, step: str) -> None:
+        """What must hold after every step. What broke while nobody waited for it breaks the run here."""
+        for task in [task for task in self._actors if task.done()]:
+            self._actors.discard(task)
+            if not task.cancelled():
+                task.result()
+        if not self.traps.down:
+            self.auditor.check_step(step)
+
+    # Processes
+
+    async def _keep_up(self, place: int) -> None:
+        """A supervisor: a process that died is started again after a while."""
+        while True:
+            process = self._processes[place]
+            if process is not None:
+                await process.life.gone.wait()
+                self.say(f"process {process.name} is dead")
+                await process.die()
+                self._processes[place] = None
+            await asyncio.sleep(rng(self.plan.seed, "restart", self._lives).uniform(0.5, 5))
+            await self._boot(place)
+
+    async def _boot(self, place: int) -> None:
+        self._lives += 1
+        skew = rng(self.plan.seed, "skew", self._lives).randint(-SKEW, SKEW)
+        name = f"{place}.{self._lives}"
+        clock = self.clock.skewed(skew)
+        seed = f"{self.plan.seed}/{name}"
+        process = Process(name, self._settings, self._url, clock, seed, self.provider, self.traps)
+        if await process.start():
+            self.say(f"process {name} is up")
+            self._processes[place] = process
+        else:
+            self.say(f"process {name} did not come up")
+
+    def _pick(self, *name: object) -> Process | None:
+        alive = [process for process in self._processes if process is not None and process.alive]
+        return rng(self.plan.seed, "balancer", *name).choice(alive) if alive else None
+
+    async def _work(self, place: int) -> None:
+        """The alarms of one process: reconciliation and what time brings, soon after they are due."""
+        rounds = 0
+        while not self._resting:
+            rounds += 1
+            drawn = rng(self.plan.seed, "alarm", place, rounds)
+            wait_us = min(self.auditor.next_due()) - self.clock.now()
+            await asyncio.sleep(max(0, min(wait_us, NAP)) / US_PER_S + drawn.uniform(0.2, 1.5))
+            if self.traps.down:
+                await asyncio.sleep(OUTAGE_NAP_S)
+            process = self._processes[place]
+            if process is None:
+                continue
+            session_due_at, account_due_at = self.auditor.next_due()
+            # A round that takes long does not hold up the next.
+            if account_due_at <= self.clock.now() + SKEW:
+                self._spawn(self._round(process, "due", process.service.post_due))
+            if session_due_at <= self.clock.now() + SKEW:
+                self._spawn(self._round(process, "reconcile", process.service.reconciler.run_due))
+
+    async def _round(self, process: Process, operation: str, work: Any) -> None:
+        self._busy += 1
+        try:
+            await process.run(operation, work)
+        except Exception as error:  # noqa: BLE001 - alarms log whatever fails, and come again
+            if not self._excused():
+                self.auditor.fail(f"{operation} broke", repr(error))
+        finally:
+            self._busy -= 1
+        self.check(operation)
+
+    def _excused(self) -> bool:
+        """Whether a failure of the database is nobody's fault but the world's."""
+        return self.traps.down or any(" cut " in point for point in self.traps.fired) or self.traps.fired[DOWN] > 0
+
+    # Heartbeats
+
+    async def deliver(self, webhook: str, body: bytes) -> int | None:
+        process = None if self._deaf else self._pick("beat", self.loop.now_us)
+        if process is None:
+            return None
+        path = webhook
+        answer = await process.call("heartbeat", "POST", path, body, {"content-type": "application/json"})
+        if answer is None:
+            self.say("heartbeat: no answer")
+            return None
+        self.seen[f"heartbeat {answer.status} {answer.problem}".rstrip()] += 1
+        self.say(f"heartbeat: {answer.status} {answer.problem}")
+        self.check("heartbeat")
+        return answer.status
+
+    # Clients
+
+    async def ask(self, request: Request, *, tries: int = 40) -> Answer | None:
+        """Send until there is a definite answer; null if it is given up."""
+        self.requests.append(request)
+        for attempt in range(1, tries + 1):
+            fault = self.dice.strike("network", request.key, attempt)
+            answer = await self._send(request, fault, attempt)
+            if answer is not None and fault != "answer lost":
+                final = answer.status < 500 or (request.operation == "start" and answer.status in _DEFINITE)
+                if final and answer.problem != "idempotency-in-flight":
+                    self.seen[f"{request.operation} {answer.status} {answer.problem}".rstrip()] += 1
+                    if answer.status < 300:
+                        self.auditor.acknowledge(
+                            request.key,
+                            Acknowledged(request.operation, request.user, request.path, request.body, answer.json()),
+                        )
+                    return answer
+            await asyncio.sleep(GIVES_UP_S * min(attempt, 10))
+        self.say(f"{request.operation} {request.key}: given up")
+        return None
+
+    async def _send(self, request: Request, fault: str | None, attempt: int) -> Answer | None:
+        if fault == "request lost":
+            return None
+        if fault == "late":
+            await asyncio.sleep(rng(self.plan.seed, "late", request.key, attempt).uniform(1, 20))
+        if fault == "doubled":
+            both = await asyncio.gather(
+                self._send_once(request, attempt, 0, twice=True), self._send_once(request, attempt, 1, twice=True)
+            )
+            return both[0] or both[1]
+        return await self._send_once(request, attempt, 0)
+
+    async def _send_once(self, request: Request, attempt: int, copy: int, *, twice: bool = False) -> Answer | None:
+        process = self._pick(request.key, attempt, copy)
+        if process is None:
+            return None
+        before, began = self.auditor.fingerprint(), self.loop.now_us
+        body = json.dumps(request.body).encode()
+        headers = {"content-type": "application/json", "idempotency-key": request.key}
+        answer = await process.call(request.operation, request.method, request.path, body, headers)
+        if answer is None:
+            self.say(f"{request.operation} {request.key}: no answer")
+            return None
+        self.say(f"{request.operation} {request.key}: {answer.status} {answer.problem}")
+        request.answers.append(answer)
+        if 400 <= answer.status < 500 and self.loop.now_us == began and not twice:
+            self.auditor.check_no_trace(before, f"{request.operation} {answer.status} {answer.problem}")
+        self.check(request.operation)
+        return answer
+
+    async def read(self, what: str, path: str) -> Any:
+        """What a call answers; null while nobody answers."""
+        process = self._pick(what, self.loop.now_us)
+        if process is None:
+            return None
+        answer = await process.call("read", "GET", path)
+        if answer is None or answer.status >= 500:
+            return None
+        self.seen[f"{what} {answer.status}"] += 1
+        return answer.json() if answer.status == 200 else None
+
+    # Events
+
+    def _request(
+        self, event: Event, operation: str, path: str, body: Mapping[str, Any], method: str = "POST"
+    ) -> Request:
+        return Request(operation, method, path, body, event.args.get("user"), f"e{event.number}-{operation}")
+
+    async def _happen(self, event: Event) -> None:
+        args = event.args
+        self.say(f"event {event.number}: {event.kind} {dict(args)}")
+        match event.kind:
+            case "ambush":
+                self.traps.arm(args["point"], args["how"])
+            case "grant":
+                await self._grant(event)
+            case "start":
+                await self._start(event)
+            case "adjust":
+                body: dict[str, Any] = {"amount": str(args["amount"]), "reason": "a test"}
+                body |= {"allow_below_floor": True} if args["below"] else {}
+                path = f"/v1/users/{_segment(args['user'])}/adjustments"
+                if args["below"]:
+                    self.auditor.may_be_below.add(args["user"])
+                await self.ask(self._request(event, "adjust", path, body))
+            case "limits":
+                path = f"/v1/users/{_segment(args['user'])}"
+                self.auditor.may_be_below.add(args["user"])
+                body = {**args["change"], "reason": "a test"}
+                await self.ask(self._request(event, "limits", path, body, "PATCH"))
+            case "card":
+                body = {"name": args["card"], **CARDS[args["card"]]}
+                await self.ask(self._request(event, "card", "/v1/rate-cards", body))
+            case "controls":
+                stop = self._request(event, "controls", "/v1/settings", {"starts_stopped": True}, "PATCH")
+                await self.ask(stop)
+                await asyncio.sleep(20)
+                go = Request(
+                    "controls", "PATCH", "/v1/settings", {"starts_stopped": False}, None, f"e{event.number}-go"
+                )
+                await self.ask(go)
+            case "void":
+                await self._void(event)
+            case "refund" | "rerate":
+                await self._correct(event)
+            case "review":
+                for session in self.auditor.in_review()[:1]:
+                    await self._decide(event, session, args["action"])
+            case "pull":
+                await self._pull(event)
+            case "look":
+                await self._look()
+            case "odd":
+                await self._odd(event)
+            case "repeat":
+                await self._repeat(event)
+            case "late beat":
+                await self._late_beat(event)
+            case "outage":
+                self.traps.down = True
+                self.traps.fired[DOWN] += 1
+                await asyncio.sleep(args["seconds"])
+                self.traps.down = False
+            case "deaf":
+                self._deaf += 1
+                self.traps.fired["deaf"] += 1
+                await asyncio.sleep(args["seconds"])
+                self._deaf -= 1
+            case "blind":
+                self.provider.blind += 1
+                await asyncio.sleep(args["seconds"])
+                self.provider.blind -= 1
+            case "kill":
+                process = self._pick("kill", event.number)
+                if process is not None:
+                    self.traps.fired["killed"] += 1
+                    await process.die()
+            case "purge":
+                process = self._pick("purge", event.number)
+                if process is not None:
+                    await self._round(process, "purge", process.service.purge)
+            case _:
+                raise AssertionError(event.kind)
+
+    async def _grant(self, event: Event) -> None:
+        args = event.args
+        now = self.clock.now()
+        body = {"amount": str(args["amount"]), **args["terms"]}
+        effective_at = now + args["effective_in"] * US_PER_S
+        if args["effective_in"]:
+            body["effective_at"] = format_instant(Instant(effective_at))
+        if args["lasts"] is not None:
+            body["expires_at"] = format_instant(Instant(effective_at + args["lasts"] * US_PER_S))
+        await self.ask(self._request(event, "grant", f"/v1/users/{_segment(args['user'])}/grants", body))
+
+    async def _start(self, event: Event) -> None:
+        name = f"s{event.number}"
+        self.provider.conversations[name] = conversation_of(self.plan.seed, event.number, event.args.get("fault"))
+        body = {"user_id": event.args["user"], "persona": event.args["user"], "scenario": name}
+        if event.args["asked"] is not None:
+            body["time_limit_s"] = event.args["asked"]
+        request = self._request(event, "start", "/v1/sessions", body)
+        answer = await self.ask(request)
+        if answer is not None and answer.status == 504 and rng(self.plan.seed, "again", event.number).random() < 0.5:
+            # Impatient customers ask again under the same key.
+            await asyncio.sleep(90)
+            await self.ask(Request("start", "POST", "/v1/sessions", body, event.args["user"], request.key))
+
+    async def _void(self, event: Event) -> None:
+        found = self.auditor.grants()
+        if found:
+            grant = rng(self.plan.seed, "void", event.number).choice(found)
+            await self.ask(self._request(event, "void", f"/v1/grants/{grant}/void", {"reason": "a test"}))
+
+    async def _correct(self, event: Event) -> None:
+        found = self.auditor.settled()
+        if not found:
+            return
+        session, charged = rng(self.plan.seed, "correct", event.number).choice(found)
+        path = f"/v1/sessions/{session}/{event.kind}"
+        body: dict[str, Any] = {"reason": "a test"}
+        if event.kind == "rerate" and any(
+            done.operation == "card" and done.asked["name"] == event.args["card"]
+            for done in self.auditor.acknowledged.values()
+        ):
+            body["rate_card"] = event.args["card"]
+        elif event.args.get("part") is not None:
+            amount = max(1, int(charged * event.args["part"]))
+            body["amount"] = f"{amount // 10**6}.{amount % 10**6:06d}"
+        await self.ask(self._request(event, event.kind, path, body))
+
+    async def _decide(self, event: Event, session: str, action: str) -> None:
+        body = {"action": action, "reason": "a test"}
+        await self.ask(self._request(event, "review", f"/v1/sessions/{session}/review", body))
+
+    async def _pull(self, event: Event) -> None:
+        found = self.auditor.sessions()
+        process = self._pick("pull", event.number)
+        if found and process is not None:
+            session = rng(self.plan.seed, "pull", event.number).choice(found)
+            answer = await process.call("pull", "POST", f"/v1/sessions/{session}/reconcile")
+            if answer is not None:
+                self.seen[f"pull {answer.status} {answer.problem}".rstrip()] += 1
+                self.say(f"pull: {answer.status} {answer.problem}")
+            self.check("pull")
+
+    async def _look(self) -> None:
+        for user in USERS:
+            balance = await self.read("balance", f"/v1/users/{_segment(user)}/balance")
+            if balance is not None:
+                self.auditor.check_balance(user, balance)
+            await self.read("statement", f"/v1/users/{_segment(user)}/entries?limit=3")
+
+    async def _odd(self, event: Event) -> None:
+        """What cannot be meant gets a clear answer and changes nothing."""
+        drawn = rng(self.plan.seed, "odd", event.number)
+        user = _segment(drawn.choice(USERS))
+        method, path, body = drawn.choice([
+            ("POST", f"/v1/users/{user}/grants", b'{"amount": "1.0000001"}'),
+            ("POST", f"/v1/users/{user}/grants", b'{"amount": 5}'),
+            ("POST", f"/v1/users/{user}/grants", b'{"amount": "NaN"}'),
+            ("POST", f"/v1/users/{user}/grants", b'{"amount": "1", "reference": "\\u0000"}'),
+            ("POST", f"/v1/users/{user}/adjustments", b'{"amount": "0", "reason": "x"}'),
+            ("POST", "/v1/sessions", b'{"user_id": "ann", "persona": "p", "scenario": "s", "time_limit_s": 1}'),
+            ("POST", "/v1/sessions", b'{"user_id": "\\ud800", "persona": "p", "scenario": "s"}'),
+            ("POST", "/v1/sessions", b"{"),
+            ("POST", "/webhooks/gabber/nonsense", b'{"session_id": "gab-1"}'),
+            ("POST", "/v1/grants/grt_nothing/void", b'{"reason": "x"}'),
+            ("PATCH", f"/v1/users/{user}", b'{"credit_limit": "-1"}'),
+        ])  # fmt: skip
+        process = self._pick("odd", event.number)
+        if process is None:
+            return
+        before = self.auditor.fingerprint()
+        answer = await process.call("odd", method, path, body, {"content-type": "application/json"})
+        if answer is not None and not self._excused():
+            self.seen[f"odd {answer.status}"] += 1
+            if not 400 <= answer.status < 500:
+                self.auditor.fail("odd request", f"{method} {path} {body!r}: {answer.status}")
+            self.auditor.check_no_trace(before, "odd request")
+
+    async def _repeat(self, event: Event) -> None:
+        """A client that forgot whether it was answered asks once more."""
+        answered = [request for request in self.requests if request.answers]
+        if answered:
+            earlier = rng(self.plan.seed, "repeat", event.number).choice(answered)
+            again = Request(earlier.operation, earlier.method, earlier.path, earlier.body, earlier.user, earlier.key)
+            await self.ask(again, tries=3)
+
+    async def _late_beat(self, event: Event) -> None:
+        calls = list(self.provider.calls.values())
+        if calls:
+            call = calls[event.args["nth"] % len(calls)]
+            await self.deliver_late(call)
+
+    async def deliver_late(self, call: Call) -> None:
+        beat = Beat(self.clock.now(), genuine=True)
+        call.beats.append(beat)
+        beat.status = await self.deliver(call.webhook, json.dumps({"session_id": call.id}).encode())
+        beat.done_at = self.clock.now()
+        self.dice.fired["heartbeat/after the end"] += 1
+
+    # The whole
+
+    async def live(self) -> None:
+        """From the beginning to the audit. Raises :class:`~tests.simulation.auditor.Violation`."""
+        for place in range(self.plan.processes):
+            await self._boot(place)
+            self._spawn(self._keep_up(place))
+            self._spawn(self._work(place))
+        try:
+            await self._main()
+            await self._heal("the sessions")
+            self.dice.active = True
+            for event in self.plan.events:
+                if event.late:
+                    await asyncio.sleep(event.at / US_PER_S / 4)
+                    await self._happen(event)
+            self.traps.disarm()
+            await self._heal("the corrections")
+            await self._final()
+        finally:
+            await self._close()
+
+    async def _main(self) -> None:
+        happening = []
+        for event in self.plan.events:
+            if event.late:
+                continue
+            await asyncio.sleep(max(0, event.at - self.loop.now_us) / US_PER_S)
+            happening.append(self._spawn(self._happen(event)))
+        await asyncio.sleep(max(0.0, CALM_AFTER_S - self.loop.now_us / US_PER_S))
+        self._calm()
+        await asyncio.gather(*happening)
+
+    def _calm(self) -> None:
+        self.say("faults stop")
+        self.dice.active = False
+
+    async def _heal(self, what: str) -> None:
+        """Wait until nothing is under way any more; operators decide what waits for them."""
+        self._calm()
+        began = self.loop.now_us
+        while True:
+            wait_us = self.auditor.next_due()[0] - self.clock.now()
+            await asyncio.sleep(max(20 * US_PER_S, min(wait_us, 300 * US_PER_S)) / US_PER_S)
+            self.check("healing")
+            open_ = self.auditor.open_sessions()
+            waiting = self.auditor.in_review()
+            if not open_ and not self._busy and not waiting:
+                return
+            passed_s = (self.loop.now_us - began) // US_PER_S
+            if passed_s > HEALED_WITHIN_S:
+                self.auditor.fail("did not heal", f"{what}: {open_}")
+            for session in waiting:
+                # Some are decided while the hold is kept, some after it was released.
+                drawn = rng(self.plan.seed, "decide", session[-12:])
+                if passed_s > drawn.choice([0, 300, 1500]):
+                    action = drawn.choice(["settle", "settle", "write_off"])
+                    await self._decide(Event(10_000 + len(self.trace), 0, "review"), session, action)
+
+    async def _final(self) -> None:
+        for request in self.requests:
+            self.auditor.check_answers(request.operation, request.key, request.answers)
+        process = self._pick("final")
+        assert process is not None
+
+        async def read(path: str) -> Any:
+            answer = await process.call("read", "GET", path)
+            assert answer is not None
+            if answer.status != 200:
+                self.auditor.fail("reading", f"{path}: {answer.status} {answer.content!r}")
+            return answer
+
+        await self.auditor.audit(read)
+        self.seen.update(self.auditor.branches())
+        if self.plan.month_later:
+            await self._month_later(process)
+
+    async def _month_later(self, process: Process) -> None:
+        """Answers are forgotten, their keys are not: nothing is had twice."""
+        self._resting = True
+        await asyncio.sleep(31 * 86_400)
+        await process.run("purge", process.service.purge)
+        before = self.auditor.fingerprint()
+        for request in [request for request in self.requests if request.answers][:2]:
+            first = request.answers[0]
+            if first.status == 201:
+                again = await self._send_once(request, 0, 0)
+                if again is None or again.problem != "idempotency-key-expired":
+                    self.auditor.fail("an old key", f"{request.operation}: {again}")
+                self.seen["idempotency-key-expired"] += 1
+        self.auditor.check_no_trace(before, "old keys")
+
+    async def _close(self) -> None:
+        tasks = [*self._actors, *self.provider.close()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for process in self._processes:
+            if process is not None:
+                await process.stop()
+        self._connection.close()
+
+
+DOWN: Final = "database down"
+
+
+def _segment(user: str) -> str:
+    return quote(user, safe="")
