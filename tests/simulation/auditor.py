@@ -19,6 +19,7 @@ from app.core.ids import Kind, public_id
 from app.core.lossless_json import loads
 from tests.simulation import charging
 from tests.simulation.loop import WorldClock
+from tests.simulation.plan import CARDS
 from tests.simulation.processes import Answer
 from tests.simulation.provider import LATE, Beat, Call, Provider, Pulled
 
@@ -171,6 +172,20 @@ class Auditor:
             if times > 1:
                 self.fail("a session was asked for twice", webhook[-8:])
 
+    def check_bounds(self) -> None:
+        """What runs must not have cost more by now than what was said and lived by now."""
+        running = self._rows(
+            "select s.*, r.name, r.version from sessions s join rate_cards r on r.id = s.rate_card_id"
+            " where s.state in ('live', 'over') and s.provider_session_id is not null and s.accrued > 0"
+        )
+        for row in running:
+            call = self._provider.calls.get(row["provider_session_id"])
+            if call is None or not all(pulled.honest for pulled in call.pulls) or _redelivered(call):
+                continue
+            _, most = self._bounds(call, row, _card(row), self._clock.now())
+            if row["accrued"] > most + CRUMBS:
+                self.fail("more has accrued than was said and lived", f"{row['scenario']}: {row['accrued']} > {most}")
+
     def fingerprint(self) -> tuple[Any, ...]:
         with self._connection.cursor() as cursor:
             return tuple(cursor.execute(PRINT.encode(), prepare=True).fetchall()[0])
@@ -246,7 +261,8 @@ class Auditor:
     async def audit(self, read: Read) -> None:
         """Everything, when nothing is under way any more."""
         sessions = self._rows(
-            "select s.*, a.user_id from sessions s join accounts a using (account_id) order by requested_at, id"
+            "select s.*, a.user_id, r.name, r.version from sessions s join accounts a using (account_id)"
+            " join rate_cards r on r.id = s.rate_card_id order by requested_at, id"
         )
         for row in sessions:
             await self._audit_session(row, read)
@@ -270,6 +286,11 @@ class Auditor:
         if not pulls:
             return
         card = charging.card_of(document["rate_card"])
+        rated_again = any(done.operation == "rerate" and public in done.path for done in self.acknowledged.values())
+        # The explanation shows what counts as the start where nobody received the connection.
+        published = replace(_card(row), charge_from=card.charge_from if row["charge_from"] else _card(row).charge_from)
+        if not rated_again and card != published:
+            self.fail("not the prices that were published", f"{row['scenario']}: {document['rate_card']}")
         verdict = charging.charge(
             card,
             requested_at=_us(row["requested_at"]),
@@ -294,19 +315,16 @@ class Auditor:
         reviewed = any(done.operation == "review" and public in done.path for done in self.acknowledged.values())
         if len(versions) == 1 and row["charged"] != amount and not reviewed:
             self.fail("not the charge was debited", f"{name}: {row['charged']} instead of {amount}")
-        if honest and not any(beat.done_at and beat.done_at > beat.sent_at + LATE + SLACK for beat in call.beats):
+        if honest and not _redelivered(call):
             self._check_bounds(name, card, verdict, row, call)
 
-    def _check_bounds(
-        self, name: str, card: charging.Card, verdict: charging.Verdict, row: Mapping[str, Any], call: Call
-    ) -> None:
-        if row["charge_from"] is not None:
-            card = replace(card, charge_from=row["charge_from"])
-        said = [said for said in call.said(call.left_at) if said[0] in {"user", "agent"}]
+    def _bounds(self, call: Call, row: Mapping[str, Any], card: charging.Card, until: int) -> tuple[int, int]:
+        """The least and the most that the session can cost, given what happened up to ``until``; without ceiling."""
+        said = [said for said in call.said(min(until, call.left_at)) if said[0] in {"user", "agent"}]
         if call.conversation.crumbs:
             said.append(("user", call.connected_at, call.connected_at + 1))
-        least, most = charging.ground_truth_bounds(
-            card,
+        return charging.ground_truth_bounds(
+            card if row["charge_from"] is None else replace(card, charge_from=row["charge_from"]),
             said=said,
             agent_left=call.left_at,
             requested_at=_us(row["requested_at"]) - self._skew,
@@ -315,6 +333,11 @@ class Auditor:
             tolerance=LATE + SLACK + 2 * self._skew,
             began=call.connected_at,
         )
+
+    def _check_bounds(
+        self, name: str, card: charging.Card, verdict: charging.Verdict, row: Mapping[str, Any], call: Call
+    ) -> None:
+        least, most = self._bounds(call, row, card, call.left_at)
         gross = verdict.amount + verdict.beyond
         if gross > most + CRUMBS:
             self.fail("more is charged than was said and lived", f"{name}: {gross} > {most}, {verdict}")
@@ -422,6 +445,17 @@ class Auditor:
 
 
 # Reading
+
+
+def _card(row: Mapping[str, Any]) -> charging.Card:
+    """The prices of a card by its name and version: those that the operators of this world publish."""
+    standard = {"rates": {"user": "60", "agent": "60", "silence": "60"}}
+    return charging.card_of(standard if (row["name"], row["version"]) == ("default", 1) else CARDS[row["name"]])
+
+
+def _redelivered(call: Call) -> bool:
+    """Whether a heartbeat came so late that it proves life where there was none: a known limit of the contract."""
+    return any(beat.done_at is not None and beat.done_at > beat.sent_at + LATE + SLACK for beat in call.beats)
 
 
 def _until(beat: Beat) -> int:

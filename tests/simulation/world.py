@@ -15,8 +15,10 @@ from urllib.parse import quote
 import psycopg
 
 from app.core.units import US_PER_S, Instant, format_instant, parse_instant
+from app.ledger.findings import Finding
+from app.ledger.verify import verify
 from app.settings import Settings, load_settings
-from tests.simulation.auditor import Acknowledged, Auditor
+from tests.simulation.auditor import Acknowledged, Auditor, Violation
 from tests.simulation.dice import Dice, rng
 from tests.simulation.loop import VirtualLoop, WorldClock
 from tests.simulation.plan import CARDS, USERS, Event, Plan, conversation_of
@@ -107,6 +109,7 @@ class World:
         self._lives = 0
         self._processes: list[Process | None] = [None] * plan.processes
         self._actors: set[asyncio.Task[Any]] = set()
+        self._broken: asyncio.Future[None] = loop.create_future()
         self._busy = 0
         self._resting = False
         self._deaf = 0
@@ -120,16 +123,26 @@ class World:
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = self.loop.create_task(work)
         self._actors.add(task)
+        task.add_done_callback(self._ended)
         return task
 
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._actors.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._break(error)
+
+    def _break(self, error: BaseException) -> None:
+        """The world ends with the first rule that is broken."""
+        if not self._broken.done():
+            self._broken.set_exception(error)
+
     def check(self, step: str) -> None:
-        """What must hold after every step. What broke while nobody waited for it breaks the run here."""
-        for task in [task for task in self._actors if task.done()]:
-            self._actors.discard(task)
-            if not task.cancelled():
-                task.result()
+        """What must hold after every step."""
         if not self.traps.down:
             self.auditor.check_step(step)
+            if step == "reconcile":
+                self.auditor.check_bounds()
 
     # Processes
 
@@ -210,7 +223,10 @@ class World:
             return None
         self.seen[f"heartbeat {answer.status} {answer.problem}".rstrip()] += 1
         self.say(f"heartbeat: {answer.status} {answer.problem}")
-        self.check("heartbeat")
+        try:
+            self.check("heartbeat")
+        except Violation as violation:
+            self._break(violation)  # here it would end the provider's task alone
         return answer.status
 
     # Clients
@@ -485,19 +501,26 @@ class World:
             await self._boot(place)
             self._spawn(self._keep_up(place))
             self._spawn(self._work(place))
+        story = self._spawn(self._story())
         try:
-            await self._main()
-            await self._heal("the sessions")
-            self.dice.active = True
-            for event in self.plan.events:
-                if event.late:
-                    await asyncio.sleep(event.at / US_PER_S / 4)
-                    await self._happen(event)
-            self.traps.disarm()
-            await self._heal("the corrections")
-            await self._final()
+            await asyncio.wait({story, self._broken}, return_when=asyncio.FIRST_COMPLETED)
+            if self._broken.done():
+                self._broken.result()
+            story.result()
         finally:
             await self._close()
+
+    async def _story(self) -> None:
+        await self._main()
+        await self._heal("the sessions")
+        self.dice.active = True
+        for event in self.plan.events:
+            if event.late:
+                await asyncio.sleep(event.at / US_PER_S / 4)
+                await self._happen(event)
+        self.traps.disarm()
+        await self._heal("the corrections")
+        await self._final()
 
     async def _main(self) -> None:
         happening = []
@@ -568,6 +591,13 @@ class World:
                     self.auditor.fail("an old key", f"{request.operation}: {again}")
                 self.seen["idempotency-key-expired"] += 1
         self.auditor.check_no_trace(before, "old keys")
+
+        async def verified() -> list[Finding]:
+            async with process.service.database.reading() as transaction:
+                return (await verify(transaction, process.service.ledger.keys)).all
+
+        for finding in await process.run("verify", verified):
+            self.auditor.fail("talktime verify", f"{finding.check}, {finding.row}: {finding.detail}")
 
     async def _close(self) -> None:
         tasks = [*self._actors, *self.provider.close()]
