@@ -36,12 +36,6 @@ class Asked:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     asked = _asked(arguments)
-    # The service tells of refused pulls and the like; here only what it calls an error says anything.
-    structlog.configure(
-        processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
     with databases_of_one_run() as databases, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         if asked.schedule is not None:
             return runner.run(_replay(asked, asked.schedule, databases))
@@ -156,5 +150,15 @@ async def _replay(asked: Asked, schedule: str, databases: WorkerDatabases) -> in
     return 1 if run.problems else 0
 
 
+def _let_errors_speak() -> None:
+    """The service tells of refused pulls and the like; here only what it calls an error says anything."""
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
 if __name__ == "__main__":
+    _let_errors_speak()
     sys.exit(main())

@@ -1,13 +1,18 @@
 """A few meetings whole, and that what is wrong is found: ``make turnstile`` explores all of them."""
 
+import re
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from random import Random
 
 import psycopg
 import pytest
 from sqlalchemy import Select
+from structlog.testing import capture_logs
 
 from tests.support.postgres import WorkerDatabases
+from tests.turnstile import __main__ as command_line
 from tests.turnstile.acts import Act, funded, nothing
 from tests.turnstile.controller import GatedRun, Told
 from tests.turnstile.explorer import Event, explore, trace_of
@@ -43,10 +48,9 @@ async def test_some_of_three(databases: WorkerDatabases) -> None:
     assert report.known > 8
 
 
-@pytest.mark.parametrize("name", ["same-key-grant", "heartbeat/settle"])
-async def test_no_order_at_random_is_one_that_was_not_tried(databases: WorkerDatabases, name: str) -> None:
+async def test_no_order_at_random_is_one_that_was_not_tried(databases: WorkerDatabases) -> None:
     """Whatever comes about by chance is equivalent to a run that was explored, and comes to the same."""
-    meeting, random = MEETINGS[name], Random(1)
+    meeting, random = MEETINGS["heartbeat/settle"], Random(1)
     with databases.fresh() as urls, gates():
         async with stage(urls, len(meeting.actors)) as on_stage:
             await on_stage.keep(await meeting.prepare(on_stage))
@@ -127,15 +131,6 @@ async def test_with_a_lock_of_the_account_it_is_right(databases: WorkerDatabases
     assert report.blocked > 0
 
 
-async def test_a_service_without_row_locks_is_found_out(
-    databases: WorkerDatabases, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(Select, "with_for_update", lambda self, **_: self)
-    with databases.fresh() as urls:
-        report = await examine(MEETINGS["start/start"], urls)
-    assert report.violation is not None
-
-
 async def test_a_deadlock_is_found(databases: WorkerDatabases) -> None:
     async def both(seat: Seat, case: Case) -> Told:
         conninfo = seat.world.service.database.conninfo
@@ -181,6 +176,47 @@ async def test_actors_that_never_meet_fail_the_run(databases: WorkerDatabases) -
         report = await examine(meeting, urls)
     assert report.runs == 1
     assert report.faults == ["some actor never met another one"]
+
+
+@pytest.fixture
+def command(databases: WorkerDatabases, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """``python -m tests.turnstile`` on the server that is there anyhow."""
+    monkeypatch.setattr(command_line, "databases_of_one_run", lambda: nullcontext(databases))
+    return lambda *arguments: command_line.main(arguments)
+
+
+def test_the_command_prints_a_table(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command("--pair", "same-key-grant", "--outcomes") == 0
+    out = capsys.readouterr().out
+    assert "same-key-grant" in out
+    assert "2 times: 201, 201 replayed" in out
+    assert "all held" in out
+
+
+def test_the_command_finds_a_service_without_row_locks(
+    command: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as planted, capture_logs():
+        planted.setattr(Select, "with_for_update", lambda self, **_: self)
+        assert command("--pair", "start/start") == 1
+        out = capsys.readouterr().out
+        found = re.search(r"make turnstile PAIR=start/start SCHEDULE=(\S+)", out)
+        assert found is not None, out
+        assert "wrong: start/start" in out
+        assert command("--pair", "start/start", "--schedule", found[1]) == 1
+        assert "does not hold" in capsys.readouterr().out
+    # The same order with the locks that belong there: some statement waits now, and all is well.
+    assert command("--pair", "start/start", "--schedule", "a4b4") == 0
+    out = capsys.readouterr().out
+    assert "← waits" in out
+    assert "b goes on" in out
+
+
+def test_what_is_asked_for_wrongly(command: Callable[..., int]) -> None:
+    for arguments in (["--pair", "no/such"], ["--schedule", "a1"], ["--pair", "start/start", "--schedule", "x"]):
+        with pytest.raises(SystemExit) as refused:
+            command(*arguments)
+        assert refused.value.code == 2
 
 
 def test_schedules_are_written_and_read() -> None:
