@@ -101,10 +101,19 @@ def _selected(names: frozenset[str], text: str, values: Mapping[str, Any]) -> St
 
 def _wanted(table: str, condition: str, values: Mapping[str, Any]) -> Row:
     if re.search(r"\b(OR|JOIN|UNION|EXISTS)\b", condition):
-        # Only an equality that holds of every row tells which rows are meant.
-        condition = re.split(r"\bOR\b", condition)[0].rpartition("(")[0] if "JOIN" not in condition else ""
+        condition = _certain(condition)
     equal = {column: values.get(name) for of, column, name in _EQUALS.findall(condition) if of == table}
     return _row(table, _text(equal.get("account_id")), equal.get(_ONE_ROW.get(table) or ""))
+
+
+def _certain(condition: str) -> str:
+    """What of a condition with an OR in it holds of every row: what stands outside of parentheses, if no OR does."""
+    if re.search(r"\b(JOIN|UNION|EXISTS)\b", condition):
+        return ""
+    outside = re.sub(r"%\((\w+)\)s", r"%<\1>s", condition)
+    while (inner := re.sub(r"\([^()]*\)", " ", outside)) != outside:
+        outside = inner
+    return "" if re.search(r"\bOR\b|[()]", outside) else re.sub(r"%<(\w+)>s", r"%(\1)s", outside)
 
 
 def _row(table: str, account: str | None, key: Any) -> Row:
@@ -128,6 +137,7 @@ class OpenTransaction:
     snapshot_kept: bool = False
     """All its statements read as of the first one."""
     begun: bool = False
+    _unknown: bool = False
     _held: list[Row] = field(default_factory=list)
     _touched: list[Row] = field(default_factory=list)
     _written: list[Row] = field(default_factory=list)
@@ -158,6 +168,7 @@ class OpenTransaction:
                 del self._held[held:], self._touched[touched:], self._written[written:]
             return
         touch = statement.touch
+        self._unknown |= touch.anything
         self._touched += [*touch.shares, *touch.locks]
         if writes:
             self._written += touch.locks
@@ -166,6 +177,8 @@ class OpenTransaction:
 
     def end(self, *, commit: bool) -> Touch:
         """What committing, or rolling back, touches."""
+        if self._unknown:
+            return ANYTHING
         return Touch(
             publishes=frozenset(self._written) if commit else frozenset(),
             lets_go=frozenset(self._touched) | frozenset(self._written),

@@ -21,6 +21,7 @@ _TABLES: Final = {
     "session_steps": "session_id, n",
     "charges": "session_id, version",
     "idempotency": "key_hash",
+    "snapshots": "session_id, n",
     "ticks": "session_id, received_at, id",
 }
 _READ: Final = "select " + ", ".join(

@@ -71,6 +71,13 @@ def _one_effect(table: str) -> Callable[[Sequence[Told], Rows], list[str]]:
     return check
 
 
+def _pulls_in_order(told: Sequence[Told], rows: Rows) -> list[str]:
+    """Whoever lost the lease stores nothing, so no pull is stored after one that was made later."""
+    del told
+    pulled = [snapshot["requested_at"] for snapshot in rows["snapshots"]]
+    return [] if pulled == sorted(pulled) else [f"pulls are stored as {pulled}"]
+
+
 NOT_COVERED: Final = "402 insufficient-credits"
 IN_FLIGHT: Final = "409 idempotency-in-flight"
 _A_START: Final = acts.starting(time_limit_s=30)
@@ -225,6 +232,15 @@ PAIRS: Final = (
         prepare=acts.over,
         later=(0, 61),
         must=_both("settled", "not_ours"),
+        check=_pulls_in_order,
+    ),
+    Meeting(
+        name="stale/new-interim",
+        actors=[("stale", acts.reconciling), ("new", acts.reconciling)],
+        prepare=acts.quiet_for_longer,
+        later=(67, 140),
+        must=frozenset({("not_ours", "updated"), ("updated", "updated")}),
+        check=_pulls_in_order,
     ),
     Meeting(
         name="same-key-start",

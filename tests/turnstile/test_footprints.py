@@ -73,6 +73,14 @@ def test_joins_and_conditions_that_are_not_certain() -> None:
     assert read(within).touch == Touch(reads=rows("grants", "entries"), locks=rows("grants"))
 
 
+def test_which_rows_an_or_leaves_certain() -> None:
+    free = sessions.c.lease_until.is_(None) | (sessions.c.lease_until < 5)
+    lease = update(sessions).where(sessions.c.account_id == MINE, sessions.c.id == OTHER, free).values(attempts=0)
+    assert read(lease).exact == Row("sessions", A, str(OTHER))
+    deep = ((grants.c.account_id == MINE) & ((grants.c.held > 0) | (grants.c.amount > 5))) | (grants.c.held == 1)
+    assert read(select(grants).where(deep)).touch == Touch(reads=rows("grants"))
+
+
 @pytest.mark.parametrize("text", ["delete from accounts", "lock table accounts", "select pg_sleep(1)", "vacuum"])
 def test_what_is_not_understood_touches_anything(text: str) -> None:
     assert read_statement(text, None).touch == ANYTHING
@@ -100,6 +108,12 @@ def test_what_is_held_is_not_locked_again() -> None:
     end = transaction.end(commit=True)
     assert end == Touch(publishes=frozenset({Row("accounts", A)}), lets_go=frozenset({Row("accounts", A)}))
     assert not transaction.end(commit=False).publishes
+
+
+def test_a_transaction_of_which_not_all_is_understood_may_publish_anything() -> None:
+    transaction = OpenTransaction()
+    run(transaction, read_statement("delete from accounts", None))
+    assert transaction.end(commit=True) == ANYTHING
 
 
 def test_a_lock_that_found_nothing_holds_nothing() -> None:
