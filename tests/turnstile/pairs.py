@@ -165,6 +165,12 @@ PAIRS: Final = (
         check=_sessions_as_answered(0),
     ),
     Meeting(
+        name="void/settle",
+        actors=[("void", acts.voiding()), ("reconcile", acts.reconciling)],
+        prepare=acts.over,
+        must=frozenset({("200", "settled")}),
+    ),
+    Meeting(
         name="top-up/start",
         actors=[("top-up", acts.granting("30")), ("start", acts.starting(time_limit_s=50))],
         prepare=acts.indebted,

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import psycopg
@@ -37,6 +38,18 @@ async def test_every_order_comes_to_what_a_serial_one_does(databases: WorkerData
     assert report.faults == []
     assert report.runs > len(report.outcomes) > 1
     assert report.cut <= report.runs
+    assert report.runs == documented()[name]
+
+
+def documented() -> dict[str, int]:
+    """How many runs the documentation says that each meeting has."""
+    text = (Path(__file__).parents[2] / "docs" / "reliability.md").read_text(encoding="utf-8")
+    found = re.findall(r"\| `([a-z/-]+)` \| ([\d,]+) (?=\|)", text)
+    return {name: int(count.replace(",", "")) for name, count in found}
+
+
+def test_the_documentation_names_every_meeting() -> None:
+    assert documented().keys() == MEETINGS.keys()
 
 
 async def test_some_of_three(databases: WorkerDatabases) -> None:
