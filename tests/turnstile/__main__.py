@@ -1,6 +1,7 @@
 """``python -m tests.turnstile [--pair NAME] [--schedule a12b3] [--share PERCENT] [--most RUNS]``.
 
-Exit code 0: everything held. 1: something did not; the schedule that shows it is printed. 2: not asked for rightly.
+Exit code 0: everything held. 1: something did not; the schedule that shows it is printed. 2: not asked for rightly,
+or a schedule that cannot be followed.
 """
 
 import argparse
@@ -146,6 +147,9 @@ async def _replay(asked: Asked, schedule: str, databases: WorkerDatabases) -> in
     print(run.money)
     for problem in run.problems:
         print(f"  {problem}")
+    if not run.followed:
+        print("there is no such run: somebody waits, or is done, where the schedule lets him go on")
+        return 2
     print(f"schedule {run.schedule}: {'does not hold' if run.problems else 'holds'}")
     return 1 if run.problems else 0
 

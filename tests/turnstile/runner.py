@@ -251,13 +251,14 @@ def _check_it_could_have_failed(report: Report) -> None:
 
 @dataclass(frozen=True)
 class Replayed:
-    """One run that was asked for."""
+    """One run that was asked for. ``followed``: it went the way that the schedule says."""
 
     schedule: str
     trace: Sequence[Traced]
     answers: Sequence[str]
     money: str
     problems: Sequence[str]
+    followed: bool
 
 
 async def replay(meeting: Meeting, urls: DatabaseUrls, schedule: str) -> Replayed:
@@ -268,16 +269,18 @@ async def replay(meeting: Meeting, urls: DatabaseUrls, schedule: str) -> Replaye
             table = Table(meeting, on_stage)
             report = Report(meeting)
             serial = await _serial(table, report)
+            wanted = read_schedule(schedule)
             for _ in range(Interruptions().tries):
                 run = await table.run()
                 with contextlib.suppress(NoChoice):
-                    for actor in read_schedule(schedule):
+                    for actor in wanted:
                         await run.go(actor)
                 outcome, problems = await table.judged(run)
-                if written(run.chosen).startswith(schedule):
+                followed = run.chosen[: len(wanted)] == wanted
+                if followed:
                     break
             problems = problems or _beyond_serial(meeting, outcome, serial)
-    return Replayed(written(run.chosen), run.trace, outcome[0], outcome[1], problems)
+    return Replayed(written(run.chosen), run.trace, outcome[0], outcome[1], problems, followed)
 
 
 EXCERPT: Final = ("start/start", "same-key-grant")

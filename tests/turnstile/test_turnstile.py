@@ -223,6 +223,7 @@ def test_the_command_finds_a_service_without_row_locks(
     out = capsys.readouterr().out
     assert "← waits" in out
     assert "b goes on" in out
+    assert command("--pair", "start/start", "--schedule", "a4b4a40") == 2
 
 
 def test_what_is_asked_for_wrongly(command: Callable[..., int]) -> None:
