@@ -49,6 +49,11 @@ sim: setup ## simulated worlds with every fault: make sim SEEDS=200, or make sim
 cuts: setup ## connections cut before and after every COMMIT of the money path
 	@CUTS_ALL=1 $(BIN)/python -m pytest -q tests/cuts
 
+.PHONY: turnstile
+turnstile: setup ## all orders of two or three at once: make turnstile, or with PAIR=start/start SCHEDULE=a12b3, SHARE=10
+	@$(BIN)/python -m tests.turnstile $(if $(PAIR),--pair $(PAIR)) $(if $(SCHEDULE),--schedule $(SCHEDULE)) \
+		--share $(or $(SHARE),100) --seed $(or $(SEED),1) $(if $(MOST),--most $(MOST))
+
 .PHONY: figures
 figures: setup ## crowds of clients, storms of repeated requests: make figures, or make figures SHARE=5 (percent)
 	@FIGURES_SHARE=$(or $(SHARE),100) $(BIN)/python -m pytest -q -s -o python_files='figure_*.py' tests/figures $(TEST_ARGS)

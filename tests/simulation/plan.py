@@ -11,9 +11,9 @@ from tests.simulation.statements import TRAPS
 
 USERS: Final = ("ann", "bob/7 é")
 POINTS: Final = (
-    "start/1", "start/2", "grant/1", "heartbeat/1", "ticks/1", "reconcile/1", "reconcile/2", "reconcile/3",
-    "reconcile/4", "refund/1", "rerate/1", "void/1", "adjust/1", "review/1", "limits/1", "card/1", "controls/1",
-    "due/1", "due/2", "due/3", "purge/1", "purge/2",
+    "start/1", "start/2", "grant/1", "heartbeat/1", "ticks/1", "reconcile/1", "reconcile/2", "refund/1", "rerate/1",
+    "void/1", "adjust/1", "review/1", "limits/1", "card/1", "controls/1", "due/1", "due/2", "due/3", "purge/1",
+    "purge/2",
 )  # fmt: skip
 """Transactions in which something can happen: the operation, and the how manieth of it."""
 
@@ -62,10 +62,14 @@ def plan_of(seed: int) -> Plan:
     for user in USERS:
         amount = draw.choice([40, 300, 900, 3000])
         plan(at(0, 5), "grant", user=user, amount=amount, **_terms(draw) | {"effective_in": 0})
+    if draw.random() < 0.4:
+        plan(at(0, 5), "card", card=draw.choice(sorted(CARDS)))
     if draw.random() < 0.3:
         plan(at(0, 5), "limits", user=draw.choice(USERS), change={"credit_limit": "150"})
     for _ in range(draw.choice([1, 2, 2, 3])):
-        plan(at(6, 240), "start", user=draw.choice(USERS), asked=draw.choice([None, 30, 60, 90, 90, 240]))
+        card = draw.choice([None, None, *CARDS])
+        asked = draw.choice([None, 30, 60, 90, 90, 240])
+        plan(at(6, 240), "start", user=draw.choice(USERS), asked=asked, card=card)
     if draw.random() < 0.12:
         # Nothing is heard of a session that may run, until after it was given up.
         when = at(6, 100)
@@ -91,11 +95,12 @@ def plan_of(seed: int) -> Plan:
         elif operation in {"void", "adjust", "limits", "card", "controls", "purge", "review"}:
             _plan_one(draw, plan, operation, at(10, MAIN_S))
     planned.sort(key=lambda item: (item[2], item[0]))
+    reviews = any(args.get("point") == "review/1" for _, _, _, args in planned)
     return Plan(
         seed=seed,
         processes=draw.choice([1, 1, 1, 2]),
         rates={group: draw.choice([0, 0.1, 0.3]) for group in FAULTS},
-        favourite=ALL[seed % len(ALL)],
+        favourite=("timeline", "revised much") if reviews else ALL[seed % len(ALL)],
         events=tuple(Event(number, *item) for number, item in enumerate(planned)),
         month_later=draw.random() < 0.15,
     )

@@ -45,6 +45,9 @@ NAP: Final = 60 * US_PER_S
 OUTAGE_NAP_S: Final = 10
 """While the database is down, alarms are simulated this far apart only."""
 
+SPENT: Final = 0.2
+"""How often somebody tries to void a grant of which nothing remains, if there is one."""
+
 LEDGER_KEY: Final = "simulated-ledger-key"
 GIVES_UP_S: Final = 2.0
 _UNDECIDED: Final = frozenset({"starting", "unconfirmed", "live", "over"})
@@ -392,6 +395,8 @@ class World:
         body = {"user_id": event.args["user"], "persona": event.args["user"], "scenario": name}
         if event.args["asked"] is not None:
             body["time_limit_s"] = event.args["asked"]
+        if self.auditor.published(event.args.get("card")):
+            body["rate_card"] = event.args["card"]
         request = self._request(event, "start", "/v1/sessions", body)
         answer = await self.ask(request)
         if answer is not None and answer.status == 504 and rng(self.plan.seed, "again", event.number).random() < 0.5:
@@ -400,9 +405,10 @@ class World:
             await self.ask(Request("start", "POST", "/v1/sessions", body, event.args["user"], request.key))
 
     async def _void(self, event: Event) -> None:
-        found = self.auditor.grants()
+        drawn = rng(self.plan.seed, "void", event.number)
+        found = (self.auditor.grants(spent=True) if drawn.random() < SPENT else []) or self.auditor.grants()
         if found:
-            grant = rng(self.plan.seed, "void", event.number).choice(found)
+            grant = drawn.choice(found)
             await self.ask(self._request(event, "void", f"/v1/grants/{grant}/void", {"reason": "a test"}))
 
     async def _correct(self, event: Event) -> None:
@@ -412,10 +418,7 @@ class World:
         session, charged = rng(self.plan.seed, "correct", event.number).choice(found)
         path = f"/v1/sessions/{session}/{event.kind}"
         body: dict[str, Any] = {"reason": "a test"}
-        if event.kind == "rerate" and any(
-            done.operation == "card" and done.asked["name"] == event.args["card"]
-            for done in self.auditor.acknowledged.values()
-        ):
+        if event.kind == "rerate" and self.auditor.published(event.args["card"]):
             body["rate_card"] = event.args["card"]
         elif event.args.get("part") is not None:
             amount = max(1, int(charged * event.args["part"]))
