@@ -1,5 +1,7 @@
 """Reading bodies: bounded while they stream, decoded with all digits, validated strictly."""
 
+from copy import deepcopy
+from functools import cache
 from typing import Annotated, Any, Final
 from urllib.parse import unquote
 
@@ -35,9 +37,14 @@ async def read_bounded(request: Request, limit: int = MAX_BODY) -> bytes:
 
 def takes(kind: type[Document]) -> dict[str, Any]:
     """What the generated API document says about the body of a call that takes a document of ``kind``."""
+    # The framework may write into what it is given.
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": deepcopy(_schema(kind))}}}}
+
+
+@cache
+def _schema(kind: type[Document]) -> Any:
     schema = kind.model_json_schema()
-    inlined = _inline(schema, schema.pop("$defs", {}))
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": inlined}}}}
+    return _inline(schema, schema.pop("$defs", {}))
 
 
 def _inline(schema: Any, definitions: dict[str, Any]) -> Any:

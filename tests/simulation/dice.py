@@ -32,7 +32,9 @@ RARE: Final = frozenset({
 """A tenth as likely as their group: one of them in the final timeline sends the session into review."""
 
 
-FAVOUR: Final = 0.3
+FAVOUR: Final = {"start": 0.7, "timeline": 0.3, "heartbeat": 0.3, "network": 0.3}
+"""How likely the favourite strikes. Starts are few."""
+
 ALL: Final = tuple((group, fault) for group, faults in FAULTS.items() for fault in faults)
 
 
@@ -59,7 +61,7 @@ class Dice:
         drawn = rng(self.seed, group, *name)
         if not self.active:
             return None
-        if group == self.favourite[0] and drawn.random() < FAVOUR:
+        if group == self.favourite[0] and drawn.random() < FAVOUR[group]:
             fault = self.favourite[1]
         elif drawn.random() < self.rates[group]:
             fault = drawn.choice(FAULTS[group])

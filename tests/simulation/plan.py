@@ -66,7 +66,7 @@ def plan_of(seed: int) -> Plan:
         plan(at(0, 5), "card", card=draw.choice(sorted(CARDS)))
     if draw.random() < 0.3:
         plan(at(0, 5), "limits", user=draw.choice(USERS), change={"credit_limit": "150"})
-    for _ in range(draw.choice([1, 2, 2, 3])):
+    for _ in range(draw.choice([1, 1, 2])):
         card = draw.choice([None, None, *CARDS])
         asked = draw.choice([None, 30, 60, 90, 90, 240])
         plan(at(6, 240), "start", user=draw.choice(USERS), asked=asked, card=card)
@@ -79,11 +79,11 @@ def plan_of(seed: int) -> Plan:
     for kind in draw.choices(
         ["grant", "adjust", "void", "limits", "card", "controls", "odd", "pull", "look", "start", "repeat", "outage",
          "kill", "purge", "review", "deaf", "blind"],
-        k=draw.randint(3, 6),
+        k=draw.randint(1, 4),
     ):  # fmt: skip
         _plan_one(draw, plan, kind, at(10, MAIN_S))
     for kind in draw.choices(
-        ["refund", "refund", "rerate", "void", "adjust", "look", "pull", "late beat", "repeat"], k=draw.randint(2, 4)
+        ["refund", "refund", "rerate", "void", "adjust", "look", "pull", "late beat", "repeat"], k=draw.randint(1, 2)
     ):
         _plan_one(draw, plan, kind, at(1, 60), late=True)
     for turn in range(2):
@@ -91,6 +91,9 @@ def plan_of(seed: int) -> Plan:
         plan(0, "ambush", point=point, how=how)
         operation = point.partition("/")[0]
         if operation in {"refund", "rerate"}:
+            # So that there is a charge to correct.
+            plan(at(0, 5), "grant", user=USERS[0], amount=3000, terms={}, effective_in=0, lasts=None)
+            plan(at(6, 60), "start", user=USERS[0], asked=60)
             _plan_one(draw, plan, operation, at(1, 60), late=True)
         elif operation in {"void", "adjust", "limits", "card", "controls", "purge", "review"}:
             _plan_one(draw, plan, operation, at(10, MAIN_S))
@@ -158,7 +161,7 @@ CARDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "dear": {"rates": {"user": "60", "agent": "120", "silence": "60"}, "silence": {"full_rate_first_s": None}},
     "fees": {
         "rates": {"user": "1.5", "agent": "3", "silence": "0.6"},
-        "silence": {"full_rate_first_s": 2.5, "factor_after": "0.5"},
+        "silence": {"full_rate_first_s": 2, "factor_after": "0.5"},
         "connection_fee": "0.25", "included_s": 3, "minimum_charge": "0.5", "maximum_charge": "400",
         "increments": {"initial_s": 6, "subsequent_s": 6, "scope": "type"},
     },
@@ -189,19 +192,24 @@ def conversation_of(seed: int, number: int, start_fault: str | None) -> Conversa
                 say("tool", 1, 7)
     if manner == "gap":
         # The user is away; the agent stays and beats on.
-        say("silence", 60, 120)
+        say("silence", 90, 150)
         say("user", 1, 4)
     talked = sum(length for _, length in segments)
     leaves: int | None = talked + int(draw.uniform(0, 90) * US_PER_S)
     if manner == "ghost" and draw.random() < 0.3:
         leaves = None
+    mute: tuple[int, int] | None = None
+    if manner == "gap" and draw.random() < 0.6:
+        away = sum(length for _, length in segments[:-2])
+        mute = (away, away + segments[-2][1])
     if draw.random() < 0.1:
         leaves = int(talked * draw.random())
     return Conversation(
         segments=tuple(segments),
         connects_after=int(draw.uniform(0, 3) * US_PER_S),
         leaves=leaves,
-        first_beat=draw.choice([0, BEAT]),
+        first_beat=0 if start_fault else draw.choice([0, BEAT]),
+        mute=mute,
         grows=draw.random() < 0.8,
         bare=draw.random() < 0.5,
         next_page=draw.choice(["token", "integer", "relative", "url"]),

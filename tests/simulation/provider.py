@@ -43,6 +43,8 @@ class Conversation:
     connects_after: int
     leaves: int | None
     first_beat: int
+    mute: tuple[int, int] | None
+    """From when to when no heartbeat is sent, though the agent lives."""
     grows: bool
     bare: bool
     next_page: str
@@ -224,7 +226,7 @@ class Provider(httpx.AsyncBaseTransport):
         named = call.id
         if fault == "names another":
             # Some say so when the first heartbeat has told already.
-            await asyncio.sleep(rng(self._dice.seed, "slow", name).choice([0, 6]))
+            await asyncio.sleep(6 if call.conversation.start_fault else 0)
             named = others[-1] if others else "gab-of-nobody"
         answer = {
             "session": {"id": named},
@@ -262,8 +264,10 @@ class Provider(httpx.AsyncBaseTransport):
         while at < call.left_at:
             await asyncio.sleep((at - self._clock.now()) / US_PER_S)
             count += 1
+            mute = call.conversation.mute
+            silent = mute is not None and mute[0] <= at - call.connected_at < mute[1]
             fault = self._dice.strike("heartbeat", call.number, count)
-            if fault != "lost":
+            if fault != "lost" and not silent:
                 for copy in range(2 if fault in {"doubled", "long after"} else 1):
                     self._spawn(self._deliver(call, fault, count, copy))
             at += BEAT

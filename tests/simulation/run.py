@@ -9,9 +9,10 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import structlog
+from sqlalchemy import make_url
 
 from app.db.embedded.roles import SERVICE
 from app.db.migrate import migrate
@@ -19,7 +20,7 @@ from tests.simulation.auditor import Violation
 from tests.simulation.loop import Standstill, VirtualLoop
 from tests.simulation.plan import Plan
 from tests.simulation.statements import blocking_statements
-from tests.simulation.world import World
+from tests.simulation.world import World, prepare
 from tests.support.postgres import WorkerDatabases, worker_databases
 
 
@@ -42,14 +43,24 @@ class Result:
 
 
 @contextmanager
+def prepared(databases: WorkerDatabases) -> Iterator[WorkerDatabases]:
+    """The same, but with what a first start of the service makes: partitions and the default card."""
+    with databases.fresh() as urls, blocking_statements(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(prepare(urls.service))
+        name = make_url(urls.service).database
+        assert name is not None
+        yield replace(databases, _template=name)
+
+
+@contextmanager
 def databases(run_id: str, worker: str) -> Iterator[WorkerDatabases]:
     """A migrated template on a server without durability."""
 
     def migrate_as_owner(owner_url: str) -> None:
         migrate(owner_url, SERVICE)
 
-    with worker_databases(migrate_as_owner, run_id=run_id, worker=worker) as found:
-        yield found
+    with worker_databases(migrate_as_owner, run_id=run_id, worker=worker) as found, prepared(found) as ready:
+        yield ready
 
 
 def run(plan: Plan, stage: WorkerDatabases) -> Result:

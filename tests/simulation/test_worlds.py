@@ -11,12 +11,18 @@ from app.core.timeline import SegmentType
 from app.core.units import Micros
 from tests.simulation.coverage import EXPECTED, missing
 from tests.simulation.plan import AMBUSHES, plan_of
-from tests.simulation.run import Result, run
+from tests.simulation.run import Result, prepared, run
 from tests.simulation.shrink import shrink
 from tests.support.postgres import WorkerDatabases
 
 SEEDS = range(11, 17)
 RULE = "a charge is not what the evidence gives"
+
+
+@pytest.fixture(scope="module")
+def stage(databases: WorkerDatabases) -> Iterator[WorkerDatabases]:
+    with prepared(databases) as ready:
+        yield ready
 
 
 @pytest.fixture(autouse=True)
@@ -27,19 +33,19 @@ def _logs_as_before() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_world_breaks_no_rule(databases: WorkerDatabases, seed: int) -> None:
-    result = run(plan_of(seed), databases)
+def test_a_world_breaks_no_rule(stage: WorkerDatabases, seed: int) -> None:
+    result = run(plan_of(seed), stage)
     assert result.violation is None, f"{result.violation}\nagain: make sim SEED={seed}"
 
 
-def test_a_seed_gives_the_same_world_again(databases: WorkerDatabases) -> None:
-    first, second = run(plan_of(21), databases), run(plan_of(21), databases)
+def test_a_seed_gives_the_same_world_again(stage: WorkerDatabases) -> None:
+    first, second = run(plan_of(21), stage), run(plan_of(21), stage)
     assert first.trace == second.trace
     assert len(first.trace) > 10
 
 
 def test_billing_the_silence_tail_is_found_and_shrunk_to_a_few_events(
-    databases: WorkerDatabases, monkeypatch: pytest.MonkeyPatch
+    stage: WorkerDatabases, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def without_last_proof(kind: SegmentType, offset: Micros, policy: Policy) -> buckets.Reason | None:
         reason = judged(kind, offset, policy)
@@ -49,14 +55,14 @@ def test_billing_the_silence_tail_is_found_and_shrunk_to_a_few_events(
     monkeypatch.setattr(buckets, "_reason", without_last_proof)
     broken: Result | None = None
     for seed in range(1, 9):
-        result = run(plan_of(seed), databases)
+        result = run(plan_of(seed), stage)
         if result.kind == RULE:
             broken = result
             break
     assert broken is not None, "none of the worlds noticed"
-    short = shrink(broken.plan, RULE, lambda plan: run(plan, databases).kind)
+    short = shrink(broken.plan, RULE, lambda plan: run(plan, stage).kind)
     assert len(short.events) <= 4, short.events
-    assert run(short, databases).kind == RULE
+    assert run(short, stage).kind == RULE
 
 
 def test_shrinking_keeps_what_the_failure_needs() -> None:

@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -55,9 +56,11 @@ _DEFINITE: Final = frozenset({502, 504})
 """Answers to a start that look like a failure of ours and are answers."""
 
 
-def settings_for(url: str) -> Settings:
+@cache
+def world_settings() -> Settings:
+    """Those of all processes; reading them takes longer than a request."""
     return load_settings(
-        database_url=url,
+        database_url="postgresql://of.the/world",
         gabber_base_url=BASE,
         gabber_api_key="simulated-provider-key",
         public_url=PUBLIC_URL,
@@ -104,7 +107,7 @@ class World:
         self.provider = Provider(self.clock, self.dice, self.deliver)
         self.trace: list[str] = []
         self.seen: Counter[str] = Counter()
-        self._settings = settings_for(url)
+        self._settings = world_settings()
         self._url = url
         self._connection = psycopg.connect(owner, autocommit=True)
         self.auditor = Auditor(self._connection, self.provider, self.clock, SKEW)
@@ -250,7 +253,7 @@ class World:
                             Acknowledged(request.operation, request.user, request.path, request.body, answer.json()),
                         )
                     return answer
-            await asyncio.sleep(GIVES_UP_S * min(attempt, 10))
+            await asyncio.sleep(GIVES_UP_S * min(1 << attempt, 64))
         self.say(f"{request.operation} {request.key}: given up")
         return None
 
@@ -611,6 +614,22 @@ class World:
             if process is not None:
                 await process.stop()
         self._connection.close()
+
+
+async def prepare(url: str) -> None:
+    """Start the service once on a database, as it is before a world begins."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+    clock = WorldClock(loop, ORIGIN)
+    traps = Traps(STALL_S)
+
+    async def nowhere(_webhook: str, _body: bytes) -> int | None:
+        return None
+
+    provider = Provider(clock, Dice(0, {}, ("start", "500")), nowhere)
+    process = Process("first", world_settings(), url, clock, "first", provider, traps)
+    assert await process.start()
+    await process.stop()
 
 
 DOWN: Final = "database down"
