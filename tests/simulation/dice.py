@@ -32,7 +32,7 @@ RARE: Final = frozenset({
 """A tenth as likely as their group: one of them in the final timeline sends the session into review."""
 
 
-FAVOUR: Final = {"start": 0.7, "timeline": 0.3, "heartbeat": 0.3, "network": 0.3}
+FAVOUR: Final = {"start": 0.9, "timeline": 0.3, "heartbeat": 0.3, "network": 0.3}
 """How likely the favourite strikes. Starts are few."""
 
 ALL: Final = tuple((group, fault) for group, faults in FAULTS.items() for fault in faults)

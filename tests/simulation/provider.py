@@ -26,6 +26,9 @@ LATE: Final = 40 * US_PER_S
 
 LONG_AFTER: Final = 900 * US_PER_S
 PAGE: Final = 4
+SAFE: Final = "safe"
+"""Nothing goes wrong at this start."""
+
 REFUSALS: Final = {"400 usage_limit_exceeded", "400 project_disabled", "400 moderation_error", "400 invalid_input"}
 SPOILS: Final = frozenset({"nan", "huge", "negative", "missing type", "missing seconds", "unknown type", "shrinks"})
 LIES: Final = SPOILS | {"revised", "revised much"}
@@ -51,7 +54,7 @@ class Conversation:
     stuck: int | None
     """From here on the timeline does not grow, though the agent lives."""
     start_fault: str | None
-    """What certainly goes wrong at the start."""
+    """What certainly goes wrong at the start, or :data:`SAFE`."""
     crumbs: int
     """So many user segments of 0.0000004 s at the beginning: only together do they last any time."""
 
@@ -185,7 +188,9 @@ class Provider(httpx.AsyncBaseTransport):
         webhook = str(body["webhook"])
         self.asked[webhook] = self.asked.get(webhook, 0) + 1
         name = str(body["scenario"])
-        fault = self.conversations[name].start_fault or self._dice.strike("start", name, self.asked[webhook])
+        fault = self.conversations[name].start_fault
+        if fault is None:
+            fault = self._dice.strike("start", name, self.asked[webhook])
         await asyncio.sleep(rng(self._dice.seed, "start time", name).uniform(0.05, 0.6))
         if fault in REFUSALS:
             kind = fault.removeprefix("400 ")
@@ -226,7 +231,7 @@ class Provider(httpx.AsyncBaseTransport):
         named = call.id
         if fault == "names another":
             # Some say so when the first heartbeat has told already.
-            await asyncio.sleep(6 if call.conversation.start_fault else 0)
+            await asyncio.sleep(6 if call.conversation.start_fault == fault else 0)
             named = others[-1] if others else "gab-of-nobody"
         answer = {
             "session": {"id": named},

@@ -67,6 +67,8 @@ class Traps:
     armed: dict[tuple[str, str], int] = field(default_factory=dict)
     seen: Counter[str] = field(default_factory=Counter)
     fired: Counter[str] = field(default_factory=Counter)
+    commits: int = 0
+    """So many transactions were committed: while there are no more, nothing has changed."""
     down: bool = False
     """The database cannot be reached at all."""
 
@@ -140,6 +142,7 @@ def _blocking(connection: psycopg.AsyncConnection[Any], gen: Any, interval: floa
 async def _around_commit(
     connection: psycopg.AsyncConnection[Any], life: Life, operation: Operation | None, commit: Any
 ) -> Any:
+    life.traps.commits += 1
     if operation is None:
         return commit()
     point = operation.point

@@ -110,7 +110,7 @@ class World:
         self._settings = world_settings()
         self._url = url
         self._connection = psycopg.connect(owner, autocommit=True)
-        self.auditor = Auditor(self._connection, self.provider, self.clock, SKEW)
+        self.auditor = Auditor(self._connection, self.provider, self.clock, self.traps, SKEW)
         self.requests: list[Request] = []
         self._lives = 0
         self._processes: list[Process | None] = [None] * plan.processes
@@ -348,7 +348,7 @@ class World:
             case "pull":
                 await self._pull(event)
             case "look":
-                await self._look()
+                await self._look(event)
             case "odd":
                 await self._odd(event)
             case "repeat":
@@ -443,12 +443,12 @@ class World:
                 self.say(f"pull: {answer.status} {answer.problem}")
             self.check("pull")
 
-    async def _look(self) -> None:
-        for user in USERS:
-            balance = await self.read("balance", f"/v1/users/{_segment(user)}/balance")
-            if balance is not None:
-                self.auditor.check_balance(user, balance)
-            await self.read("statement", f"/v1/users/{_segment(user)}/entries?limit=3")
+    async def _look(self, event: Event) -> None:
+        user = rng(self.plan.seed, "look", event.number).choice(USERS)
+        balance = await self.read("balance", f"/v1/users/{_segment(user)}/balance")
+        if balance is not None:
+            self.auditor.check_balance(user, balance)
+        await self.read("statement", f"/v1/users/{_segment(user)}/entries?limit=3")
 
     async def _odd(self, event: Event) -> None:
         """What cannot be meant gets a clear answer and changes nothing."""
