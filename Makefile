@@ -45,6 +45,10 @@ stateful: setup ## random histories against a model: make stateful SEED=7 MAX=10
 cuts: setup ## connections cut before and after every COMMIT of the money path
 	@CUTS_ALL=1 $(BIN)/python -m pytest -q tests/cuts
 
+.PHONY: bugzoo
+bugzoo: setup ## planted bugs, each against the layer that finds it: make bugzoo, or make bugzoo BUG=gap-off-by-one
+	@$(BIN)/python -m tests.bugzoo $(BUG)
+
 .PHONY: figures
 figures: setup ## crowds of clients, storms of repeated requests: make figures, or make figures SHARE=5 (percent)
 	@FIGURES_SHARE=$(or $(SHARE),100) $(BIN)/python -m pytest -q -s -o python_files='figure_*.py' tests/figures $(TEST_ARGS)
