@@ -92,7 +92,7 @@ def _watched(arguments: list[str], result: Path) -> Came:
         last = printed.strip().splitlines()[-1:]
         return Came(BROKEN, f"ended with {child.returncode}: {''.join(last)[:300]}")
     told = json.loads(result.read_text(encoding="utf-8"))
-    return Came(told["of_it"], told["says"])
+    return Came(told["of_it"], told["says"], tuple(told["had"]))
 
 
 def _stop(child: subprocess.Popen[str]) -> None:
@@ -154,17 +154,27 @@ def play(pairs: Sequence[tuple[Bug, Run]], jobs: int) -> bool:
     return found == len(results)
 
 
-def survey(bugs: Sequence[Bug], layers: Sequence[Layer], jobs: int) -> None:
-    """Try every bug against every layer, and record it; what a layer never imports it cannot find."""
+def survey(bugs: Sequence[Bug], runs: Sequence[Run], jobs: int) -> None:
+    """Try every bug against every run, and record it; what a layer never imports it cannot find."""
     record = read_survey()
+    had: dict[Layer, set[str]] = {}
 
-    def one(pair: tuple[Bug, Layer]) -> None:
-        result = tried(pair[0], SURVEYED[pair[1]])
-        _show(result)
-        record.setdefault(pair[0].name, {})[pair[1].value] = result.came.of_it
+    def one(pair: tuple[Bug, Run]) -> None:
+        bug, run = pair
+        came_of_it = UNREACHED
+        if bug.modules <= had[run.layer]:
+            result = tried(bug, run)
+            _show(result)
+            came_of_it = result.came.of_it
+        record.setdefault(bug.name, {})[run.layer.value] = came_of_it
         write_survey(record)
 
-    _at_once(jobs, one, [(bug, layer) for bug in bugs for layer in layers])
+    for run in runs:
+        without = tried(None, run)
+        _show(without)
+        if without.came.of_it == PASSED:
+            had[run.layer] = set(without.came.had)
+            _at_once(jobs, one, [(bug, run) for bug in bugs])
 
 
 def _fits(bugs: Iterable[Bug]) -> bool:
@@ -192,7 +202,20 @@ def _asked(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("-j", "--jobs", type=int, default=2, help="runs at the same time (default 2)")
     parser.add_argument("--survey", action="store_true", help="try every layer, or --layer, and record what finds them")
     parser.add_argument("--table", action="store_true", help="write the table of docs/reliability.md")
-    return parser.parse_args(arguments)
+    given = parser.parse_args(arguments)
+    if given.layer is Layer.SIM and given.seed is None:
+        parser.error("the simulation needs --seed")
+    if given.layer is Layer.TURNSTILE and not given.only:
+        parser.error("the turnstile needs --only PAIR")
+    return given
+
+
+def _run(asked: argparse.Namespace) -> Run:
+    """The run of the layer that is asked for; what is not said is as in a survey."""
+    usual = SURVEYED.get(asked.layer, Run(asked.layer))
+    seed = usual.seed if asked.seed is None else asked.seed
+    amount = usual.amount if asked.amount is None else asked.amount
+    return Run(asked.layer, seed=seed, amount=amount, only=tuple(asked.only) or usual.only)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -208,14 +231,10 @@ def main(arguments: list[str] | None = None) -> int:
     if not _fits(bugs):
         return 1
     if asked.survey:
-        survey(bugs, [asked.layer] if asked.layer else list(SURVEYED), asked.jobs)
+        survey(bugs, [_run(asked)] if asked.layer else list(SURVEYED.values()), asked.jobs)
         return 0
     if asked.layer:
-        usual = SURVEYED.get(asked.layer, Run(asked.layer))
-        seed = usual.seed if asked.seed is None else asked.seed
-        amount = usual.amount if asked.amount is None else asked.amount
-        run = Run(asked.layer, seed=seed, amount=amount, only=tuple(asked.only) or usual.only)
-        return 0 if play([(bug, run) for bug in bugs], asked.jobs) else 1
+        return 0 if play([(bug, _run(asked)) for bug in bugs], asked.jobs) else 1
     waiting = [bug for bug in bugs if bug.found_by is None]
     passed = play([(bug, bug.found_by) for bug in bugs if bug.found_by is not None], asked.jobs)
     for bug in waiting:

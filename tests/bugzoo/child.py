@@ -13,7 +13,7 @@ import re
 import runpy
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,10 +40,11 @@ _LONGEST: Final = 300
 
 @dataclass(frozen=True, slots=True)
 class Came:
-    """What came of a run; ``says``: the violation, or why it is broken."""
+    """What came of a run; ``says``: the violation, or why it is broken. ``had``: the product's modules it imported."""
 
     of_it: str
     says: str = ""
+    had: tuple[str, ...] = ()
 
 
 # Layers that are folders of tests
@@ -158,7 +159,8 @@ def main() -> None:
     run = Run(Layer(fields["layer"]), fields["seed"], fields["amount"], tuple(fields["only"]))
     planted = plant(bug_named(name)) if name else None
     came = judged(played(run), planted)
-    Path(result).write_text(json.dumps({"of_it": came.of_it, "says": came.says}), encoding="utf-8")
+    had = tuple(sorted(name for name in sys.modules if name.startswith("app.")))
+    Path(result).write_text(json.dumps(asdict(replace(came, had=had))), encoding="utf-8")
 
 
 if __name__ == "__main__":

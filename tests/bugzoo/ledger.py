@@ -4,7 +4,7 @@ from typing import Final
 
 from tests.bugzoo.bug import Bug, Layer, Patch, Run
 
-_HISTORIES: Final = Run(Layer.STATEFUL, seed=1, amount=12)
+_HISTORIES: Final = Run(Layer.STATEFUL, seed=1, amount=40)
 
 BUGS: Final = (
     Bug(
@@ -38,7 +38,7 @@ BUGS: Final = (
             Patch("app.core.ledger", "    for line in reversed(lines):\n", "    for line in lines:\n"),
             Patch("app.core.ledger", "    return lowered[::-1]\n", "    return lowered\n"),
         ),
-        found_by=Run(Layer.STATEFUL, seed=3, amount=12),
+        found_by=_HISTORIES,
     ),
     Bug(
         name="hold-raised",
@@ -135,7 +135,7 @@ BUGS: Final = (
                 " and grant.remaining > grant.held:\n",
             ),
         ),
-        found_by=Run(Layer.STATEFUL, seed=2, amount=12),
+        found_by=_HISTORIES,
     ),
     Bug(
         name="debt-repaid-twice",
@@ -156,7 +156,7 @@ BUGS: Final = (
                 "",
             ),
         ),
-        found_by=Run(Layer.STATEFUL, seed=4, amount=12),
+        found_by=_HISTORIES,
     ),
     Bug(
         name="credit-reserved-forgotten",
@@ -168,7 +168,7 @@ BUGS: Final = (
                 "        return MicroCredits(self.credit_limit - self.debt)\n",
             ),
         ),
-        found_by=Run(Layer.STATEFUL, seed=2, amount=12),
+        found_by=_HISTORIES,
     ),
     Bug(
         name="refund-in-burn-order",
@@ -192,7 +192,7 @@ BUGS: Final = (
 """,
             ),
         ),
-        found_by=Run(Layer.STATEFUL, seed=7, amount=12),
+        found_by=_HISTORIES,
     ),
     Bug(
         name="expired-grant-revived",
@@ -207,7 +207,7 @@ BUGS: Final = (
                 "    return grant.state is GrantState.EXPIRED\n",
             ),
         ),
-        found_by=Run(Layer.STATEFUL, seed=2, amount=12),
+        found_by=_HISTORIES,
     ),
     Bug(
         name="random-operation-key",
@@ -228,17 +228,19 @@ BUGS: Final = (
             Patch(
                 "app.core.account",
                 "    def settle(self, session_id: UUID, amount: MicroCredits, charge_digest: bytes) -> Draw:\n",
-                "    def settle(\n"
-                "        self, session_id: UUID, amount: MicroCredits, charge_digest: bytes, operation: UUID\n"
-                "    ) -> Draw:\n",
+                """\
+    def settle(
+        self, session_id: UUID, amount: MicroCredits, charge_digest: bytes, operation: UUID | None = None
+    ) -> Draw:
+""",
             ),
             Patch(
                 "app.core.account",
                 '                    natural_key=f"settle:{session_id}",\n',
-                '                    natural_key=f"settle:{operation}",\n',
+                '                    natural_key=f"settle:{operation or session_id}",\n',
             ),
         ),
-        found_by=_HISTORIES,
+        found_by=Run(Layer.CUTS, only=("reconcile: settle",)),
     ),
     Bug(
         name="no-row-lock",
