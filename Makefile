@@ -54,6 +54,10 @@ turnstile: setup ## all orders of two or three at once: make turnstile, or with 
 	@$(BIN)/python -m tests.turnstile $(if $(PAIR),--pair $(PAIR)) $(if $(SCHEDULE),--schedule $(SCHEDULE)) \
 		--share $(or $(SHARE),100) --seed $(or $(SEED),1) $(if $(MOST),--most $(MOST))
 
+.PHONY: bugzoo
+bugzoo: setup ## planted bugs, each against the layer that finds it: make bugzoo, or make bugzoo BUG=gap-off-by-one
+	@$(BIN)/python -m tests.bugzoo $(BUG)
+
 .PHONY: figures
 figures: setup ## crowds of clients, storms of repeated requests: make figures, or make figures SHARE=5 (percent)
 	@FIGURES_SHARE=$(or $(SHARE),100) $(BIN)/python -m pytest -q -s -o python_files='figure_*.py' tests/figures $(TEST_ARGS)

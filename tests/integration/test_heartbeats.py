@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from app.core.ids import AccountThing
-from app.core.units import Instant
+from app.core.units import Instant, datetime_of
 from app.db.database import DatabaseUnavailable
 from app.db.durable import DurableStatements
 from app.heartbeats import writer
@@ -77,6 +77,22 @@ async def test_a_heartbeat_is_acknowledged_when_it_is_stored_and_not_before(
     response = await waiting
     assert (response.status_code, response.content) == (204, b"")
     assert len(stored(talktime, session)) == 2
+
+
+async def test_a_heartbeat_arrived_when_it_came_however_long_its_write_takes(
+    talktime: World, databases: WorkerDatabases
+) -> None:
+    session = await live(talktime)
+    arrived = talktime.clock.now()
+    with nobody_writes_ticks(databases):
+        waiting = []
+        for _ in range(2):  # one in the statement that waits, one in the queue behind it
+            waiting.append(asyncio.create_task(talktime.heartbeat(session)))
+            await asyncio.sleep(0.1)
+        talktime.clock.advance(60)
+    assert [response.status_code for response in await asyncio.gather(*waiting)] == [204, 204]
+    statement = f"select received_at from ticks where session_id = '{talktime.key(session).id}'"
+    assert ask(talktime.service.database.conninfo, statement) == [(datetime_of(arrived),)] * 2
 
 
 async def test_many_heartbeats_at_once_are_each_stored_once(talktime: World) -> None:

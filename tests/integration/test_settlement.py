@@ -98,22 +98,36 @@ async def test_whoever_lost_the_lease_writes_nothing(talktime: World) -> None:
     assert len(await entries(talktime, user, "charge")) == 1
 
 
-async def test_a_slow_pull_whose_lease_ran_out_writes_nothing(talktime: World) -> None:
-    """The same with the provider in between: the second worker settles while the first still waits for its answer."""
-    user, session = await talked(talktime)
+async def overtaken(talktime: World, session: dict[str, Any]) -> tuple[Outcome, Outcome]:
+    """What came of a worker that waited for the provider until its lease had run out, and of the one that took over."""
     loop = asyncio.get_running_loop()
     others: list[Outcome] = []
 
     async def meanwhile() -> None:
         talktime.provider.before_timeline = None
         talktime.clock.advance(61)
-        settling = asyncio.run_coroutine_threadsafe(reconcile(talktime, session), loop)
-        others.append(await asyncio.wrap_future(settling))
+        working = asyncio.run_coroutine_threadsafe(reconcile(talktime, session), loop)
+        others.append(await asyncio.wrap_future(working))
 
     talktime.provider.before_timeline = meanwhile
-    assert await reconcile(talktime, session) is Outcome.NOT_OURS
-    assert others == [Outcome.SETTLED]
+    late = await reconcile(talktime, session)
+    return late, others[0]
+
+
+async def test_a_slow_pull_whose_lease_ran_out_writes_nothing(talktime: World) -> None:
+    """The same with the provider in between: the second worker settles while the first still waits for its answer."""
+    user, session = await talked(talktime)
+    assert await overtaken(talktime, session) == (Outcome.NOT_OURS, Outcome.SETTLED)
     assert [entry["amount"] for entry in await entries(talktime, user, "charge")] == ["-15"]
+
+
+async def test_a_slow_pull_of_a_session_that_lives_on_writes_nothing(talktime: World) -> None:
+    """Nothing in the session's state tells that another worker was there: only the token does."""
+    _, session = await live(talktime)
+    talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", 500))
+    await talktime.heartbeats_until(session, 30)
+    assert await overtaken(talktime, session) == (Outcome.NOT_OURS, Outcome.UPDATED)
+    assert snapshot_count(talktime, session) == 1
 
 
 async def test_a_crashed_workers_session_is_taken_up_when_its_lease_ends(talktime: World) -> None:

@@ -1,0 +1,425 @@
+"""Bugs in starts, heartbeats, pulls, reconciliation and in what is done once."""
+
+from typing import Final
+
+from tests.bugzoo.bug import Bug, Layer, Patch, Run
+
+
+def _test(name: str) -> Run:
+    return Run(Layer.INTEGRATION, only=(name,))
+
+
+def _cut(operation: str) -> Run:
+    return Run(Layer.CUTS, only=(operation,))
+
+
+BUGS: Final = (
+    # Starts
+    Bug(
+        name="failed-start-keeps-its-hold",
+        does="a start that the provider refuses leaves the session failed and its hold active",
+        patches=(
+            Patch(
+                "app.sessions.start",
+                """\
+            return _unconfirmed(session)  # a heartbeat proved the refusal wrong, or time ran out first
+        book.account.release(session.id)
+""",
+                """\
+            return _unconfirmed(session)  # a heartbeat proved the refusal wrong, or time ran out first
+""",
+            ),
+        ),
+        found_by=_cut("start refused"),
+    ),
+    Bug(
+        name="unconfirmed-is-failed",
+        does="a start whose outcome is unknown is failed at once and its hold released, while the session may run",
+        patches=(
+            Patch(
+                "app.sessions.start",
+                """\
+            due_at = Instant(session.requested_at + self._limits.unconfirmed_ttl)
+            await self._step(transaction, book, session, State.UNCONFIRMED, outcome.why[:MAX_REASON], due_at=due_at)
+""",
+                """\
+            book.account.release(session.id)
+            await self._step(transaction, book, session, State.FAILED, outcome.why[:MAX_REASON], due_at=None)
+""",
+            ),
+        ),
+        found_by=_cut("start unknown"),
+    ),
+    Bug(
+        name="unknown-start-asked-again",
+        does="a start whose outcome is unknown is sent to the provider once more",
+        patches=(
+            Patch(
+                "app.sessions.start",
+                """\
+        outcome = await self._gabber.start(
+            StartRequest(
+                persona=order.persona,
+                scenario=order.scenario,
+                time_limit_s=prepared.time_limit // US_PER_S,
+                webhook=f"{self._limits.webhook_base}{self._tokens.mint(prepared.key)}",
+            )
+        )
+""",
+                """\
+        request = StartRequest(
+            persona=order.persona,
+            scenario=order.scenario,
+            time_limit_s=prepared.time_limit // US_PER_S,
+            webhook=f"{self._limits.webhook_base}{self._tokens.mint(prepared.key)}",
+        )
+        outcome = await self._gabber.start(request)
+        if isinstance(outcome, Unconfirmed):
+            outcome = await self._gabber.start(request)
+""",
+            ),
+        ),
+        found_by=_test("test_starts.py::test_an_ambiguous_answer_leaves_the_hold_until_time_tells"),
+    ),
+    Bug(
+        name="cut-off-start-never-found",
+        does="a start that a crash cuts off is due for nobody, so its hold stays for ever",
+        patches=(
+            Patch(
+                "app.sessions.start",
+                "            due_at=Instant(now + self._limits.provider_timeout + STARTING_MARGIN),\n",
+                "            due_at=None,\n",
+            ),
+        ),
+        found_by=_cut("start"),
+    ),
+    # Idempotency
+    Bug(
+        name="key-claimed-before-the-effect",
+        does="an idempotency key is claimed in a transaction of its own, before that of the effect",
+        patches=(
+            Patch(
+                "app.http.idempotency",
+                """\
+    async with keyed_transaction(database, account_id, key) as transaction:
+        if key is None:
+            return (await work(transaction)).response()
+        row = await claim(transaction, account_id, key, now)
+        if row is not None:
+            return stored_answer(row).response()
+        try:
+""",
+                """\
+    if key is not None:
+        async with keyed_transaction(database, account_id, key) as transaction:
+            row = await claim(transaction, account_id, key, now)
+        if row is not None:
+            return stored_answer(row).response()
+    async with keyed_transaction(database, account_id, key) as transaction:
+        if key is None:
+            return (await work(transaction)).response()
+        try:
+""",
+            ),
+        ),
+        found_by=_cut("grant"),
+    ),
+    Bug(
+        name="refusal-not-stored",
+        does="a 402 is not stored with its key, so the same request succeeds after a top-up",
+        patches=(
+            Patch(
+                "app.http.idempotency",
+                "STORED_REFUSALS: Final = frozenset({402, 422})\n",
+                "STORED_REFUSALS: Final = frozenset({422})\n",
+            ),
+        ),
+        found_by=_test("test_starts.py::test_a_refusal_is_stored_with_its_key_and_with_nothing_else"),
+    ),
+    Bug(
+        name="key-without-the-body",
+        does="another body under the same key gets the answer of the first one",
+        patches=(
+            Patch(
+                "app.http.idempotency",
+                'request.scope.get("query_string", b""), body):\n',
+                'request.scope.get("query_string", b"")):\n',
+            ),
+        ),
+        found_by=_test("test_starts.py::test_another_request_with_the_same_key_is_refused"),
+    ),
+    # Heartbeats
+    Bug(
+        name="heartbeat-acknowledged-too-early",
+        does="a heartbeat is acknowledged when it is queued, before it is stored",
+        patches=(
+            Patch(
+                "app.heartbeats.writer",
+                "        self._wake.set()\n        await done\n",
+                "        self._wake.set()\n",
+            ),
+        ),
+        found_by=_test("test_heartbeats.py::test_a_heartbeat_is_acknowledged_when_it_is_stored_and_not_before"),
+    ),
+    Bug(
+        name="arrival-at-the-write",
+        does="a heartbeat's time is that of its write, not of its arrival",
+        patches=(
+            Patch(
+                "app.heartbeats.writer",
+                "[datetime_of(tick.received_at) for tick in ticks]",
+                "[datetime_of(self._clock.now() if self._clock else tick.received_at) for tick in ticks]",
+            ),
+            Patch(
+                "app.heartbeats.writer",
+                """\
+    def __init__(self, statements: DurableStatements) -> None:
+""",
+                """\
+    def __init__(self, statements: DurableStatements, clock: Clock | None = None) -> None:
+        self._clock = clock
+""",
+            ),
+            Patch(
+                "app.heartbeats.writer",
+                "from app.db.durable import DurableStatements\n",
+                "from app.db.durable import DurableStatements\nfrom app.ports.clock import Clock\n",
+            ),
+            Patch(
+                "app.service",
+                "TickWriter(DurableStatements(self.database.conninfo))\n",
+                "TickWriter(DurableStatements(self.database.conninfo), self._clock)\n",
+            ),
+        ),
+        found_by=_test("test_heartbeats.py::test_a_heartbeat_arrived_when_it_came_however_long_its_write_takes"),
+    ),
+    Bug(
+        name="no-second-look-after-the-lock",
+        does="the first heartbeat does not look again, once it has the lock, whether another one was first",
+        patches=(
+            Patch(
+                "app.heartbeats.binding",
+                """\
+            if book is None or session is None:
+                raise UnknownSession
+            if session.provider_session_id is not None:
+                return Bound(session.provider_session_id, stored=False)
+""",
+                """\
+            if book is None or session is None:
+                raise UnknownSession
+""",
+            ),
+        ),
+        found_by=_test("test_heartbeats.py::test_first_heartbeats_at_once_bind_once"),
+    ),
+    Bug(
+        name="late-heartbeat-of-a-failed-session-dropped",
+        does="a heartbeat of a session that was given up is answered with 404 and forgotten",
+        patches=(
+            Patch(
+                "app.heartbeats.binding",
+                """\
+            session = await load_session(transaction, key)
+            if session is None:
+                raise UnknownSession
+""",
+                """\
+            session = await load_session(transaction, key)
+            if session is None or session.state is State.FAILED:
+                raise UnknownSession
+""",
+            ),
+        ),
+        found_by=_test("test_heartbeats.py::test_a_late_heartbeat_brings_a_failed_session_into_review"),
+    ),
+    Bug(
+        name="foreign-heartbeat-counts",
+        does="a heartbeat with another session's id is refused, but stored first",
+        patches=(
+            Patch(
+                "app.heartbeats.endpoint",
+                """\
+        if known != provider_id:
+            await self._bindings.record_mismatch(session, received_at)
+            raise Problem(SESSION_MISMATCH, "this webhook belongs to another session")
+        await self._writer.put(tick)
+""",
+                """\
+        await self._writer.put(tick)
+        if known != provider_id:
+            await self._bindings.record_mismatch(session, received_at)
+            raise Problem(SESSION_MISMATCH, "this webhook belongs to another session")
+""",
+            ),
+        ),
+        found_by=_test("test_heartbeats.py::test_a_foreign_session_id_is_refused_counted_and_stored_nowhere"),
+    ),
+    # Pulls
+    Bug(
+        name="timeline-page-lost",
+        does="the timeline's further pages are not asked for, and its first is taken for all of it",
+        patches=(
+            Patch(
+                "app.gabber.client",
+                "            if page.next_page is None:\n                break\n",
+                "            if page.next_page is None or len(values) < total:\n                total = len(values)\n"
+                "                break\n",
+            ),
+        ),
+        found_by=Run(Layer.CONTRACT, only=("test_gabber_timeline.py",)),
+    ),
+    Bug(
+        name="inconsistent-pages-accepted",
+        does="a timeline that changed while its pages were pulled is taken as it came",
+        patches=(
+            Patch(
+                "app.gabber.client",
+                """\
+    if total is not None and page.total_count != total:
+        return _inconsistent("total_count changed between pages")
+    if len(values) > page.total_count:
+        return _inconsistent("there are more values than total_count")
+""",
+                "",
+            ),
+            Patch(
+                "app.gabber.client",
+                """\
+        if len(values) != total:
+            return _inconsistent("the number of values is not total_count")
+""",
+                "",
+            ),
+        ),
+        found_by=Run(Layer.CONTRACT, only=("test_gabber_timeline.py",)),
+    ),
+    # Reconciliation
+    Bug(
+        name="split-transaction",
+        does="the hold is released in one transaction and the debit posted in the next",
+        patches=(
+            Patch(
+                "app.settlement.reconciler",
+                """\
+        self._charge = await post_charge(
+            self._transaction, self._book, self._session, stored, "the final timeline is in"
+        )
+""",
+                """\
+        self._book.account.release(self._session.id)
+        self.final = stored
+""",
+            ),
+            Patch(
+                "app.settlement.reconciler",
+                "        self._charge: NewCharge | None = None\n",
+                "        self._charge: NewCharge | None = None\n        self.final: StoredEvidence | None = None\n",
+            ),
+            Patch(
+                "app.settlement.reconciler",
+                """\
+            await work.record_charge(entry_ids)
+        return outcome
+""",
+                """\
+            await work.record_charge(entry_ids)
+        if work.final is not None:
+            async with self._database.transaction() as transaction:
+                book = await open_book(transaction, self._ledger, key.account_id, now, [key.id])
+                session = await load_session(transaction, key, lock=True)
+                if book is None or session is None or session.lease_token != token:
+                    return Outcome.NOT_OURS
+                charged = await post_charge(transaction, book, session, work.final, "the final timeline is in")
+                await charged.store(transaction, await book.close())
+        return outcome
+""",
+            ),
+        ),
+        found_by=_cut("reconcile: settle"),
+    ),
+    Bug(
+        name="lease-without-fencing",
+        does="a worker that lost its lease while it pulled writes all the same",
+        patches=(
+            Patch(
+                "app.settlement.reconciler",
+                "            if book is None or session is None or session.lease_token != token:\n",
+                "            if book is None or session is None:\n",
+            ),
+        ),
+        found_by=_test("test_settlement.py::test_a_slow_pull_of_a_session_that_lives_on_writes_nothing"),
+    ),
+    Bug(
+        name="locks-in-the-other-order",
+        does="reconciliation locks the session before its account",
+        patches=(
+            Patch(
+                "app.settlement.reconciler",
+                """\
+            book = await open_book(transaction, self._ledger, key.account_id, now, [key.id])
+            session = await load_session(transaction, key, lock=True)
+""",
+                """\
+            session = await load_session(transaction, key, lock=True)
+            book = await open_book(transaction, self._ledger, key.account_id, now, [key.id])
+""",
+            ),
+        ),
+        waits_for=Layer.TURNSTILE,
+    ),
+    Bug(
+        name="over-for-ever",
+        does="a session that was over stays so when a heartbeat proves that it lives",
+        patches=(
+            Patch(
+                "app.settlement.reconciler",
+                "                await self._update(stored, interim, State.LIVE, None, due_at)\n",
+                "                await self._update(stored, interim, session.state, session.over_at, due_at)\n",
+            ),
+        ),
+        found_by=_test("test_settlement.py::test_a_session_that_was_over_lives_again_by_a_heartbeat"),
+    ),
+    Bug(
+        name="settled-by-an-early-pull",
+        does="the pull that found a session over is taken for its final one if the settle delay has passed by now",
+        patches=(
+            Patch(
+                "app.core.settlement",
+                "    if pulled_at < final_from:\n",
+                "    if now < final_from:\n",
+            ),
+        ),
+        found_by=Run(Layer.UNIT, only=("test_gate_and_settlement.py",)),
+    ),
+    Bug(
+        name="review-never-frees-its-hold",
+        does="a session that nobody decides about keeps its hold for ever",
+        patches=(
+            Patch(
+                "app.settlement.reconciler",
+                """\
+                    accrued=interim.amount,
+                    due_at=Instant(self._now + limits.review_after),
+""",
+                """\
+                    accrued=interim.amount,
+                    due_at=None,
+""",
+            ),
+        ),
+        found_by=_cut("reconcile: release"),
+    ),
+    Bug(
+        name="contradictions-settled",
+        does="a timeline that shrank is settled as it is instead of being reviewed",
+        patches=(
+            Patch(
+                "app.core.settlement",
+                "{Anomaly.BAD_SEGMENT, Anomaly.TIMELINE_LONGER_THAN_ELAPSED, Anomaly.TIMELINE_SHRANK}\n",
+                "{Anomaly.BAD_SEGMENT, Anomaly.TIMELINE_LONGER_THAN_ELAPSED}\n",
+            ),
+        ),
+        found_by=Run(Layer.UNIT, only=("test_gate_and_settlement.py",)),
+    ),
+)

@@ -1,0 +1,19 @@
+"""All planted bugs."""
+
+from typing import Final
+
+from tests.bugzoo import charging, ledger, sessions
+from tests.bugzoo.bug import Bug
+
+BUGS: Final[tuple[Bug, ...]] = (*charging.BUGS, *ledger.BUGS, *sessions.BUGS)
+
+
+class NoSuchBug(Exception):
+    """No planted bug has this name."""
+
+
+def bug_named(name: str) -> Bug:
+    for bug in BUGS:
+        if bug.name == name:
+            return bug
+    raise NoSuchBug(f"there is no bug {name}; there are {', '.join(bug.name for bug in BUGS)}")
