@@ -52,13 +52,12 @@ class Patch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bug:
-    """``found_by``: the run that finds it at the least cost. ``waits_for``: the layer that is to, where no run does."""
+    """``found_by``: the run that finds it at the least cost."""
 
     name: str
     does: str
     patches: tuple[Patch, ...]
-    found_by: Run | None = None
-    waits_for: Layer | None = None
+    found_by: Run
 
     @property
     def modules(self) -> frozenset[str]:

@@ -34,7 +34,8 @@ ALARMS: Final = frozenset({"BrokenLedger", "IllegalStep", "IntegrityError"})
 
 _CUT: Final = "test_cuts.py::test_a_cut_loses_nothing_and_does_nothing_twice[{}]"
 _DIFFERENCE: Final = re.compile(r"^(\w+):\n  engine +(.*)\n  reference +(.*)$", re.MULTILINE)
-_VIOLATION: Final = re.compile(r"^.*violat.*$", re.MULTILINE | re.IGNORECASE)
+_NOT_HELD: Final = re.compile(r"^    (\S.*)$", re.MULTILINE)
+_BROKEN_RULE: Final = re.compile(r"^broken: (?!Traceback)(.*)$", re.MULTILINE)
 _LONGEST: Final = 300
 
 
@@ -124,9 +125,15 @@ def _difference(printed: str) -> str | None:
     return None if found is None else f"{found[1]}: engine {found[2]}, reference {found[3]}"
 
 
-def _named_violation(printed: str) -> str | None:
-    found = _VIOLATION.search(printed)
-    return None if found is None else found[0].strip()
+def _broken_rule(printed: str) -> str | None:
+    found = _BROKEN_RULE.search(printed)
+    return None if found is None else found[1].strip()
+
+
+def _what_did_not_hold(printed: str) -> str | None:
+    """What the turnstile names before the schedule that shows it."""
+    found = _NOT_HELD.search(printed) if "again: make turnstile" in printed else None
+    return None if found is None else found[1]
 
 
 def played(run: Run) -> Came:
@@ -136,9 +143,9 @@ def played(run: Run) -> Came:
             arguments = ["--cases", str(run.amount), "--seed", str(run.seed)]
             return _tool("tests.reference.compare", arguments, _difference)
         case Layer.SIM:
-            return _tool("tests.simulation", ["--seed", str(run.seed)], _named_violation)
+            return _tool("tests.simulation", ["--seed", str(run.seed), "--no-shrink"], _broken_rule)
         case Layer.TURNSTILE:
-            return _tool("tests.turnstile", ["--pair", *run.only], _named_violation)
+            return _tool("tests.turnstile", ["--pair", *run.only], _what_did_not_hold)
         case _:
             return _tests(run)
 

@@ -366,7 +366,7 @@ BUGS: Final = (
 """,
             ),
         ),
-        waits_for=Layer.TURNSTILE,
+        found_by=Run(Layer.TURNSTILE, only=("settle/refund",)),
     ),
     Bug(
         name="over-for-ever",

@@ -34,14 +34,11 @@ def table() -> str:
 
 
 def _row(bug: Bug, tried: dict[str, str]) -> str:
-    if bug.found_by is None:
-        by, at = "–", f"waits for `{bug.waits_for}`"
-    else:
-        by, at = f"`{bug.found_by.layer}`", bug.found_by.shown
-    others = [layer for layer in Layer if bug.found_by is None or layer is not bug.found_by.layer]
+    others = [layer for layer in Layer if layer is not bug.found_by.layer]
     found = ", ".join(layer for layer in others if tried.get(layer) == VIOLATED)
     missed = ", ".join(layer for layer in others if tried.get(layer) == PASSED)
-    return f"| `{bug.name}` | {bug.does} | {by} | {at} | {found or '–'} | {missed or '–'} |"
+    by = f"`{bug.found_by.layer}` | {bug.found_by.shown}"
+    return f"| `{bug.name}` | {bug.does} | {by} | {found or '–'} | {missed or '–'} |"
 
 
 def written() -> str:

@@ -21,7 +21,7 @@ from tests.simulation import charging
 from tests.simulation.loop import WorldClock
 from tests.simulation.plan import CARDS
 from tests.simulation.processes import Answer
-from tests.simulation.provider import LATE, Beat, Call, Provider, Pulled
+from tests.simulation.provider import LATE, Call, Provider, Pulled
 from tests.simulation.statements import Traps
 
 SLACK: Final = 20_000_000
@@ -261,6 +261,11 @@ class Auditor:
     def acknowledge(self, key: str, done: Acknowledged) -> None:
         self.acknowledged.setdefault(key, done)
 
+    def check_misuse(self, answer: Answer) -> None:
+        """Another request under a key that was used must be refused."""
+        if answer.status < 500 and answer.problem not in {"idempotency-conflict", "idempotency-in-flight"}:
+            self.fail("a key was taken for another request", f"{answer.status} {answer.problem}")
+
     def check_answers(self, operation: str, key: str, answers: Sequence[Answer]) -> None:
         """One key, one effect: all its definite answers tell of the same."""
         told: set[str] = set()
@@ -393,15 +398,14 @@ class Auditor:
 
     def _check_heartbeats(self, call: Call, row: Mapping[str, Any], used: Sequence[int]) -> None:
         """What a charge rests on was sent; what was acknowledged before it was posted is in it."""
-        skew = 2 * self._skew
-        free = [beat for beat in call.beats if beat.genuine]
+        free = [beat for beat in call.beats if beat.genuine and beat.arrived_at is not None]
         for at in sorted(used):
-            fitting = [beat for beat in free if beat.sent_at - skew <= at <= _until(beat) + skew]
+            fitting = [beat for beat in free if abs((beat.arrived_at or 0) - at) <= self._skew + 1]
             if not fitting:
-                self.fail("a heartbeat that was never sent", f"{call.id} at {at}")
-            # The one that ends first can serve the fewest of those that follow.
-            free.remove(min(fitting, key=_until))
-        settled = _us(row["settled_at"]) - skew
+                self.fail("a heartbeat that did not arrive then", f"{call.id} at {at}")
+            # Those that came first can serve the fewest of those that follow.
+            free.remove(min(fitting, key=lambda beat: beat.arrived_at or 0))
+        settled = _us(row["settled_at"]) - 2 * self._skew
         for beat in free:
             if beat.status == 204 and beat.done_at is not None and beat.done_at < settled:
                 # Another copy may have taken its place; then one of the same time is left over.
@@ -484,11 +488,6 @@ def _card(row: Mapping[str, Any]) -> charging.Card:
 def _redelivered(call: Call) -> bool:
     """Whether a heartbeat came so late that it proves life where there was none: a known limit of the contract."""
     return any(beat.done_at is not None and beat.done_at > beat.sent_at + LATE + SLACK for beat in call.beats)
-
-
-def _until(beat: Beat) -> int:
-    """The latest instant at which a POST can have arrived."""
-    return beat.done_at or beat.sent_at + LATE + SLACK
 
 
 def _us(at: datetime) -> int:

@@ -21,7 +21,7 @@ _BRANCHES: Final = (
     "event session.settled", "event session.started", "grant 201", "grant active", "grant expired", "grant voided",
     "heartbeat 204", "heartbeat 409 session-mismatch", "heartbeat 422 invalid-request", "heartbeat 503 unavailable",
     "heartbeat/after the end", "hold lower", "hold release", "hold settle", "hold start", "idempotency-key-expired",
-    "killed", "limits 200", "not billed: after_last_proof", "not billed: after_time_limit",
+    "killed", "limits 200", "misused key", "not billed: after_last_proof", "not billed: after_time_limit",
     "not billed: before_charge_start", "not billed: included", "not billed: no_proof_of_life",
     "not billed: short_session", "not billed: silence_cap", "not billed: unknown_type", "odd 404", "odd 422",
     "pull 200", "pull 502 provider-unavailable", "refund 201", "refund 409 refund-exceeds-charge", "rerate 200",

@@ -69,7 +69,11 @@ def plan_of(seed: int) -> Plan:
     for _ in range(draw.choice([1, 1, 2])):
         card = draw.choice([None, None, *CARDS])
         asked = draw.choice([None, 30, 60, 90, 90, 240])
-        plan(at(6, 240), "start", user=draw.choice(USERS), asked=asked, card=card)
+        when = at(6, 240)
+        plan(when, "start", user=draw.choice(USERS), asked=asked, card=card)
+        if draw.random() < 0.15:
+            # Prices change while it runs; it keeps those that it started with.
+            plan(when + 10 * US_PER_S, "card", card=card or "default")
     if draw.random() < 0.12:
         # Nothing is heard of a session that may run, until after it was given up.
         when = at(6, 100)

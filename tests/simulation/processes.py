@@ -160,7 +160,18 @@ class Process:
             "client": ("127.0.0.1", 1),
             "server": ("talktime.example", 80),
         }
-        return await self.run(operation, lambda: _exchange(self.service.app, scope, body))  # type: ignore[no-any-return]
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        async def exchange() -> None:
+            await _exchange(self.service.app, scope, body, answered)
+
+        work = asyncio.ensure_future(self.run(operation, exchange))
+        # What has left the process is answered, whatever becomes of the process then.
+        await asyncio.wait({work, answered}, return_when=asyncio.FIRST_COMPLETED)
+        if answered.done():
+            return answered.result()
+        work.result()
+        return None
 
 
 async def _quiet(work: Coroutine[Any, Any, Any]) -> Any:
@@ -178,9 +189,8 @@ async def _outcome(task: asyncio.Task[Any]) -> Any:
     return task.exception() or task.result()
 
 
-async def _exchange(app: Any, scope: dict[str, Any], body: bytes) -> Answer:
-    sent: list[dict[str, Any]] = []
-    given = False
+async def _exchange(app: Any, scope: dict[str, Any], body: bytes, answered: asyncio.Future[Answer]) -> None:
+    status, headers, content, given = 0, {}, b"", False
 
     async def receive() -> dict[str, Any]:
         nonlocal given
@@ -190,14 +200,18 @@ async def _exchange(app: Any, scope: dict[str, Any], body: bytes) -> Answer:
         return {"type": "http.request", "body": body, "more_body": False}
 
     async def send(message: dict[str, Any]) -> None:
-        sent.append(message)
+        nonlocal status, headers, content
+        if message["type"] == "http.response.start":
+            status = message["status"]
+            headers = {name.decode().lower(): value.decode() for name, value in message["headers"]}
+            return
+        content += message.get("body", b"")
+        if not message.get("more_body", False):
+            answered.set_result(Answer(status, headers, content))
 
     try:
         await app(scope, receive, send)
     except Exception:
         # The framework answers 500 and raises all the same, for its server to log.
-        if not sent:
+        if not answered.done():
             raise
-    headers = {name.decode().lower(): value.decode() for name, value in sent[0]["headers"]}
-    content = b"".join(message.get("body", b"") for message in sent[1:])
-    return Answer(sent[0]["status"], headers, content)

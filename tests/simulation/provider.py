@@ -67,6 +67,8 @@ class Beat:
     status: int | None = None
     genuine: bool = True
     """It is about this session, and well formed."""
+    arrived_at: int | None = None
+    """When one of our processes got it."""
     done_at: int | None = None
 
 
@@ -297,7 +299,7 @@ class Provider(httpx.AsyncBaseTransport):
             if attempt:
                 beat = Beat(self._clock.now(), genuine=beat.genuine)
                 call.beats.append(beat)
-            beat.sent_at = min(beat.sent_at, self._clock.now())
+            beat.arrived_at = self._clock.now()
             beat.status = await self._send(call.webhook, body)
             beat.done_at = self._clock.now()
             if beat.status is not None and beat.status < 500:

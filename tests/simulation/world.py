@@ -46,6 +46,9 @@ NAP: Final = 60 * US_PER_S
 OUTAGE_NAP_S: Final = 10
 """While the database is down, alarms are simulated this far apart only."""
 
+MISUSED: Final = 0.4
+"""How often a key is used again for another request instead of the same."""
+
 SPENT: Final = 0.2
 """How often somebody tries to void a grant of which nothing remains, if there is one."""
 
@@ -274,9 +277,7 @@ class World:
         if process is None:
             return None
         before, began = self.auditor.fingerprint(), self.loop.now_us
-        body = json.dumps(request.body).encode()
-        headers = {"content-type": "application/json", "idempotency-key": request.key}
-        answer = await process.call(request.operation, request.method, request.path, body, headers)
+        answer = await self._send_to(process, request)
         if answer is None:
             self.say(f"{request.operation} {request.key}: no answer")
             return None
@@ -286,6 +287,11 @@ class World:
             self.auditor.check_no_trace(before, f"{request.operation} {answer.status} {answer.problem}")
         self.check(request.operation)
         return answer
+
+    async def _send_to(self, process: Process, request: Request) -> Answer | None:
+        body = json.dumps(request.body).encode()
+        headers = {"content-type": "application/json", "idempotency-key": request.key}
+        return await process.call(request.operation, request.method, request.path, body, headers)
 
     async def read(self, what: str, path: str) -> Any:
         """What a call answers; null while nobody answers."""
@@ -481,10 +487,21 @@ class World:
     async def _repeat(self, event: Event) -> None:
         """A client that forgot whether it was answered asks once more."""
         answered = [request for request in self.requests if request.answers]
-        if answered:
-            earlier = rng(self.plan.seed, "repeat", event.number).choice(answered)
-            again = Request(earlier.operation, earlier.method, earlier.path, earlier.body, earlier.user, earlier.key)
-            await self.ask(again, tries=3)
+        if not answered:
+            return
+        drawn = rng(self.plan.seed, "repeat", event.number)
+        earlier = drawn.choice(answered)
+        if drawn.random() < MISUSED and earlier.answers[-1].status < 300:
+            body = {**earlier.body, "metadata" if earlier.operation in {"grant", "start"} else "reason": {}}
+            misuse = Request(earlier.operation, earlier.method, earlier.path, body, earlier.user, earlier.key)
+            process = self._pick("misuse", event.number)
+            answer = await self._send_to(process, misuse) if process is not None else None
+            if answer is not None and answer.problem != "invalid-request":
+                self.auditor.check_misuse(answer)
+                self.seen["misused key"] += 1
+            return
+        again = Request(earlier.operation, earlier.method, earlier.path, earlier.body, earlier.user, earlier.key)
+        await self.ask(again, tries=3)
 
     async def _late_beat(self, event: Event) -> None:
         calls = list(self.provider.calls.values())
@@ -493,7 +510,7 @@ class World:
             await self.deliver_late(call)
 
     async def deliver_late(self, call: Call) -> None:
-        beat = Beat(self.clock.now(), genuine=True)
+        beat = Beat(self.clock.now(), arrived_at=self.clock.now())
         call.beats.append(beat)
         beat.status = await self.deliver(call.webhook, json.dumps({"session_id": call.id}).encode())
         beat.done_at = self.clock.now()
