@@ -92,7 +92,11 @@ async def is_bound(transaction: Transaction, account_id: UUID, provider_id: str)
 
 
 async def insert_session(transaction: Transaction, session: Session, start_key: bytes | None, why: str) -> None:
-    """A new session with its first step."""
+    """A new session with its first step.
+
+    Raises :class:`~app.core.lifecycle.IllegalStep` if no session begins in its state.
+    """
+    step(None, session.state)
     values = {column.name: getattr(session, column.name) for column in fields(Session)}
     values["state"] = session.state.value
     await transaction.execute(insert(sessions).values(**values, start_key=start_key))
@@ -126,6 +130,29 @@ async def _drop_sealed_connection(transaction: Transaction, session: Session) ->
         .where(idempotency.c.account_id == session.account_id, idempotency.c.key_hash == start_key)
         .values(sealed=None)
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a session as it was recorded; ``before`` is null for the first one."""
+
+    before: State | None
+    after: State
+    why: str
+    at: Instant
+
+
+async def load_steps(transaction: Transaction, key: AccountThing) -> list[Step]:
+    """The session's steps in the order in which they were taken."""
+    rows = await transaction.execute(
+        select(session_steps.c.from_state, session_steps.c.to_state, session_steps.c.why, session_steps.c.at)
+        .where(session_steps.c.account_id == key.account_id, session_steps.c.session_id == key.id)
+        .order_by(session_steps.c.n)
+    )
+    return [
+        Step(None if row.from_state is None else State(row.from_state), State(row.to_state), row.why, row.at)
+        for row in rows
+    ]
 
 
 async def change_session(transaction: Transaction, session: Session, **values: Any) -> None:

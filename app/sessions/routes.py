@@ -17,7 +17,7 @@ from app.http.auth import actor_of
 from app.http.bodies import checked_user_id, instant_parameter, read_bounded, takes
 from app.http.idempotency import IdempotencyKey, idempotency_key
 from app.http.pages import Cursor, Limit, page_limit
-from app.sessions.documents import session_document
+from app.sessions.documents import session_with_steps
 from app.sessions.queries import sessions_page
 from app.sessions.records import load_session
 from app.sessions.start import StartOrder, Starts
@@ -100,7 +100,7 @@ def session_routes(database: Database, starts: Starts) -> APIRouter:
             session = await load_session(transaction, key)
             if session is None:
                 raise unknown_session()
-            return json_response(await session_document(transaction, session))
+            return json_response(await session_with_steps(transaction, session))
 
     return router
 
