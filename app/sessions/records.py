@@ -112,14 +112,14 @@ async def take_step(
     """
     step(session.state, to)
     n = session.steps + 1
-    if to is State.OVER:
-        await _drop_sealed_connection(transaction, session)
+    if to in {State.OVER, State.FAILED}:
+        await _drop_sealed_part(transaction, session)
     await change_session(transaction, session, state=to.value, steps=n, **values)
     await _record_step(transaction, session, session.state, to, n, why, now)
 
 
-async def _drop_sealed_connection(transaction: Transaction, session: Session) -> None:
-    """Nobody can join a session that is over, so its connection is kept no longer."""
+async def _drop_sealed_part(transaction: Transaction, session: Session) -> None:
+    """Nobody can join a session that is over, or start one whose hold is gone: its secret is kept no longer."""
     start_key = (
         select(sessions.c.start_key)
         .where(sessions.c.account_id == session.account_id, sessions.c.id == session.id)
@@ -130,6 +130,14 @@ async def _drop_sealed_connection(transaction: Transaction, session: Session) ->
         .where(idempotency.c.account_id == session.account_id, idempotency.c.key_hash == start_key)
         .values(sealed=None)
     )
+
+
+async def is_adopted(transaction: Transaction, key: AccountThing) -> bool:
+    """Whether the customer's own backend was to start the session: its first step says so, and no step ever changes."""
+    statement = select(session_steps.c.to_state).where(
+        session_steps.c.account_id == key.account_id, session_steps.c.session_id == key.id, session_steps.c.n == 1
+    )
+    return State((await transaction.execute(statement)).scalar_one()) is State.UNCONFIRMED
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from app.core.ids import AccountThing, Kind, parse_public_id
 from app.core.lossless_json import loads
 from app.db.database import Database
-from app.documents import Document, Duration, Metadata, Text, decode, validate
+from app.documents import Document, Duration, Flag, Metadata, Text, decode, validate
 from app.errors import IDEMPOTENCY_EXPIRED, NOT_FOUND, PROVIDER_UNCONFIRMED, Problem
 from app.http.answers import Answer, encode, json_response
 from app.http.auth import actor_of
@@ -33,8 +33,11 @@ class StartSessionDocument(Document):
 
 
 class NewSessionDocument(StartSessionDocument):
+    """``start`` false: the caller's own backend starts it at the provider."""
+
     rate_card: Text | None = None
     metadata: Metadata = Field(default_factory=dict)
+    start: Flag = True
 
 
 def session_routes(database: Database, starts: Starts) -> APIRouter:
@@ -44,7 +47,7 @@ def session_routes(database: Database, starts: Starts) -> APIRouter:
     async def start(request: Request) -> Response:
         body = await read_bounded(request)
         asked = validate(NewSessionDocument, decode(body))
-        order = _order(asked, asked.rate_card, asked.metadata)
+        order = _order(asked, asked.rate_card, asked.metadata, adopted=not asked.start)
         return (await starts.start(order, idempotency_key(request, body), actor_of(request))).response()
 
     @router.post(
@@ -105,7 +108,7 @@ def session_routes(database: Database, starts: Starts) -> APIRouter:
     return router
 
 
-def _order(asked: StartSessionDocument, rate_card: str | None, metadata: Any) -> StartOrder:
+def _order(asked: StartSessionDocument, rate_card: str | None, metadata: Any, *, adopted: bool = False) -> StartOrder:
     return StartOrder(
         user_id=asked.user_id,
         persona=asked.persona,
@@ -113,6 +116,7 @@ def _order(asked: StartSessionDocument, rate_card: str | None, metadata: Any) ->
         time_limit=asked.time_limit_s,
         rate_card=rate_card,
         metadata=metadata,
+        adopted=adopted,
     )
 
 
