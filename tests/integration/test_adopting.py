@@ -92,6 +92,17 @@ async def test_the_guides_call_always_starts(talktime: World) -> None:
         assert pointers(response) == ["/start"]
 
 
+async def test_the_document_for_machines_tells_which_call_takes_it(talktime: World) -> None:
+    paths = (await talktime.get("/openapi.json"))["paths"]
+    fields = {
+        path: paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]["properties"]
+        for path in ("/v1/sessions", "/api/start_session")
+    }
+    told = fields["/v1/sessions"]["start"]
+    assert (told["type"], told["default"]) == ("boolean", True)
+    assert "start" not in fields["/api/start_session"]
+
+
 # The gate
 
 
