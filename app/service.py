@@ -28,7 +28,7 @@ from app.db.database import Database, DatabaseUnavailable, disagreement
 from app.db.durable import DurableStatements
 from app.errors import INTERNAL, INVALID_REQUEST, METHOD_NOT_ALLOWED, NOT_FOUND, UNAVAILABLE, Code, Problem
 from app.finance.routes import finance_routes
-from app.gabber import Gabber
+from app.gabber import Capabilities, Gabber
 from app.gabber.client import PULL_DEADLINE_TIMEOUTS
 from app.heartbeats.binding import Bindings
 from app.heartbeats.endpoint import PATH, HeartbeatEndpoint
@@ -52,8 +52,9 @@ from app.schedule.jobs import Jobs
 from app.sessions.routes import session_routes
 from app.sessions.start import StartLimits, Starts
 from app.sessions.tokens import WebhookTokens
-from app.settings import BadSettings, Settings
+from app.settings import BadSettings, Capability, Settings
 from app.settlement.correction_routes import session_correction_routes
+from app.settlement.ending import Endings
 from app.settlement.leases import LEASE_MARGIN, Leases
 from app.settlement.reconciler import ReconcileLimits, Reconciler
 from app.settlement.routes import settlement_routes
@@ -107,6 +108,7 @@ class Service:
             api_key=settings.gabber_api_key.get_secret_value(),
             timeout=settings.provider_timeout_s,
             clock=self._clock,
+            capabilities=Capabilities(can_end=Capability.END in settings.gabber_capabilities),
         )
         self._gabber = gabber
         self.tokens = WebhookTokens(KeyRing(secrets, Purpose.WEBHOOK))
@@ -146,6 +148,7 @@ class Service:
                 review_after=settings.review_after_s,
             ),
         )
+        self._endings = Endings(database=self.database, ledger=self.ledger, gabber=gabber, clock=self._clock)
         self._writer = TickWriter(DurableStatements(self.database.conninfo))
         heartbeats = HeartbeatEndpoint(
             tokens=self.tokens,
@@ -179,7 +182,7 @@ class Service:
         )
         for router in (
             session_routes(self.database, self.starts),
-            settlement_routes(self.database, self.reconciler),
+            settlement_routes(self.database, self.reconciler, self._endings),
             session_correction_routes(
                 self.database,
                 self.ledger,

@@ -5,6 +5,7 @@ Times are in seconds, fractions allowed, so that tests can run time fast. docs/c
 
 import os
 from decimal import Decimal
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
@@ -35,6 +36,13 @@ WITHOUT_EFFECT: Final = frozenset(
 """Settings whose names are taken but which nothing in this version reads; ``serve`` says so if one is set."""
 
 MIN_SECRET_LENGTH: Final = 16
+
+
+class Capability(StrEnum):
+    """What a deployment of the provider can do beyond what its guide promises."""
+
+    END = "end"
+    """``POST /api/v1/session/{id}/end``."""
 
 
 class BadSettings(Exception):
@@ -92,6 +100,7 @@ def _clock(value: str) -> str:
 Seconds = Annotated[Micros, BeforeValidator(_seconds)]
 PositiveSeconds = Annotated[Micros, BeforeValidator(_seconds), AfterValidator(_positive)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_secrets), AfterValidator(_long_enough)]
+ProviderCan = Annotated[tuple[Capability, ...], NoDecode, BeforeValidator(_texts)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
@@ -114,6 +123,7 @@ class Settings(BaseSettings):
 
     gabber_base_url: WebAddress = "https://app.gabber.dev"
     gabber_api_key: SecretStr | None = None
+    gabber_capabilities: ProviderCan = ()
     public_url: WebAddress = "http://127.0.0.1:8000"
 
     secret: Secrets = ()

@@ -19,6 +19,9 @@ class State(StrEnum):
     """It never started; its hold is released."""
 
 
+FIRST: Final = frozenset({State.STARTING, State.UNCONFIRMED})
+"""What a session may begin as: ``unconfirmed`` is one that the customer's own backend is to start at the provider."""
+
 STEPS: Final[dict[State, frozenset[State]]] = {
     State.STARTING: frozenset({State.LIVE, State.UNCONFIRMED, State.FAILED}),
     State.UNCONFIRMED: frozenset({State.LIVE, State.FAILED}),
@@ -37,8 +40,12 @@ class IllegalStep(Exception):
     """A session was to take a step that its state does not allow."""
 
 
-def step(current: State, following: State) -> State:
-    """``following``, if it may follow ``current``; else :class:`IllegalStep`."""
+def step(current: State | None, following: State) -> State:
+    """``following``, if it may follow ``current``; else :class:`IllegalStep`. Null: there was no session before."""
+    if current is None:
+        if following not in FIRST:
+            raise IllegalStep(f"a session cannot begin as {following}")
+        return following
     if following not in STEPS[current]:
         raise IllegalStep(f"a session that is {current} cannot become {following}")
     return following

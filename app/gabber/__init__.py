@@ -6,6 +6,9 @@ What leaves this package is values: the provider's oddities, its wire and the HT
 from app.gabber.client import Gabber
 from app.gabber.outcomes import (
     Capabilities,
+    Ended,
+    EndUnconfirmed,
+    NotEnded,
     PulledTimeline,
     PullFailed,
     PullFailure,
@@ -17,7 +20,10 @@ from app.gabber.outcomes import (
 
 __all__ = [
     "Capabilities",
+    "EndUnconfirmed",
+    "Ended",
     "Gabber",
+    "NotEnded",
     "PullFailed",
     "PullFailure",
     "PulledTimeline",

@@ -1,4 +1,4 @@
-"""The first generation of Gabber's session API: start a session, pull its timeline.
+"""The first generation of Gabber's session API: start a session, pull its timeline, end it where that can be done.
 
 Every outcome that the provider or the network can bring about is a value of :mod:`app.gabber.outcomes`; an exception
 from here is a mistake in the caller or in this code.
@@ -22,6 +22,9 @@ from app.core.lossless_json import InvalidJson, loads
 from app.core.units import Instant, Micros
 from app.gabber.outcomes import (
     Capabilities,
+    Ended,
+    EndUnconfirmed,
+    NotEnded,
     PulledTimeline,
     PullFailed,
     PullFailure,
@@ -150,7 +153,7 @@ class Gabber:
             ):
                 status = response.status_code
                 if 400 <= status < 500:
-                    return await self._refusal(response, request)
+                    return await self._refusal(response, request.webhook)
                 if not 200 <= status < 300:
                     return Unconfirmed(why=f"the provider answered {status}")
                 return _started(await read_body(response), request)
@@ -168,26 +171,72 @@ class Gabber:
         except httpx.HTTPError as error:
             return Unconfirmed(why=f"the exchange with the provider broke off ({type(error).__name__})")
 
-    async def _refusal(self, response: httpx.Response, request: StartRequest) -> Refused:
+    async def end(self, provider_session_id: str) -> Ended | NotEnded | EndUnconfirmed:
+        """Ask the provider to end a session, once. To ask for it again does no harm: what has ended stays so.
+
+        NotEnded: any 4xx, and errors before a byte of the request was sent. Any 2xx is Ended, whatever its body, which
+        no schema describes; but for the guide's envelope around an error. Raises ``RuntimeError`` where
+        :attr:`capabilities` lack it.
+        """
+        if not self.capabilities.can_end:
+            raise RuntimeError("this provider cannot end a session")
+        path = _path_part(provider_session_id)
+        if path is None:
+            return NotEnded(status=None, code="not_found", message="no session can have this id")
+        try:
+            async with (
+                asyncio.timeout(self._answer_s),
+                # A connection of its own, as for a start: so an outcome is unknown only where it has to be.
+                self._starts.stream("POST", f"{self._base_url}/api/v1/session/{path}/end") as response,
+            ):
+                status = response.status_code
+                said = await self._said(response)
+                inner, content = unwrap(said)
+                if 200 <= status < 300 and inner is not None:
+                    status = inner
+                if 200 <= status < 300:
+                    return Ended()
+                if 400 <= status < 500:
+                    code, message = self._reason(content, status)
+                    wait = retry_after(response, self._clock.now())
+                    return NotEnded(status=status, code=code, message=message, retry_after=wait)
+                return EndUnconfirmed(why=f"the provider answered {status}")
+        except (httpx.ConnectError, httpx.ConnectTimeout):
+            return NotEnded(status=None, code="unreachable", message="no connection to the provider could be made")
+        except httpx.PoolTimeout:
+            return NotEnded(status=None, code="busy", message="all connections to the provider are in use")
+        except (TimeoutError, httpx.TimeoutException):
+            return EndUnconfirmed(why="the provider did not answer in time")
+        except httpx.HTTPError as error:
+            return EndUnconfirmed(why=f"the exchange with the provider broke off ({type(error).__name__})")
+
+    async def _refusal(self, response: httpx.Response, webhook: str) -> Refused:
         """The status alone decides; a body that is late, broken or odd takes nothing from it."""
         status = response.status_code
-        said: object = None
-        try:
-            # Well inside the deadline of the whole call, which would make an ambiguous start of a clear refusal.
-            async with asyncio.timeout(self._answer_s / 8):
-                said = unwrap(loads(await read_body(response)))[1]
-        except (TimeoutError, httpx.HTTPError, TooLarge, BadEncoding, InvalidJson):
-            pass
-        answer = said if isinstance(said, dict) else {}
-        token = urlsplit(request.webhook).path.rpartition("/")[2]
+        said = unwrap(await self._said(response))[1]
+        token = urlsplit(webhook).path.rpartition("/")[2]
         # A short last part is no token, and taking out each "w" would leave no message.
-        secrets = (self._api_key, request.webhook, *((token,) if len(token) >= MIN_TOKEN_CHARS else ()))
+        code, message = self._reason(said, status, webhook, *((token,) if len(token) >= MIN_TOKEN_CHARS else ()))
+        wait = retry_after(response, self._clock.now())
+        return Refused(status=status, code=code, message=message, retry_after=wait)
+
+    async def _said(self, response: httpx.Response) -> object:
+        """The JSON of an answer whose status has decided already; ``None`` if there is none to be had."""
+        try:
+            # Well inside the deadline of the whole call, which would make an ambiguous outcome of a clear one.
+            async with asyncio.timeout(self._answer_s / 8):
+                return loads(await read_body(response))
+        except (TimeoutError, httpx.HTTPError, TooLarge, BadEncoding, InvalidJson):
+            return None
+
+    def _reason(self, said: object, status: int, *secrets: str) -> tuple[str, str]:
+        """Code and message of a refusal, fit to be stored and shown."""
+        answer = said if isinstance(said, dict) else {}
+        secrets = (self._api_key, *secrets)
         message = answer.get("message") or answer.get("error")
-        return Refused(
-            status=status,
-            code=code_of(answer.get("type"), otherwise=f"http_{status}", secrets=secrets),
-            message=plain(message, secrets=secrets) if isinstance(message, str) else "",
-            retry_after=retry_after(response, self._clock.now()),
+        return (
+            code_of(answer.get("type"), otherwise=f"http_{status}", secrets=secrets),
+            plain(message, secrets=secrets) if isinstance(message, str) else "",
         )
 
     async def timeline(self, provider_session_id: str) -> PulledTimeline | PullFailed:

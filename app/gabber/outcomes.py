@@ -72,6 +72,29 @@ class PulledTimeline:
     values: tuple[object, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The provider took the request. When the agent really left, only heartbeats and the timeline can tell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotEnded:
+    """Certain: the request has ended nothing. Either a 4xx answer, or not a byte of it left (``status`` is None)."""
+
+    status: int | None
+    code: str
+    """As that of :class:`Refused`."""
+    message: str
+    retry_after: Micros | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndUnconfirmed:
+    """Unknown: the session may or may not have been ended. To ask again does no harm."""
+
+    why: str
+
+
 class PullFailure(Enum):
     """Why a timeline could not be had. ``transient``: the same pull may well succeed soon, nothing needs mending."""
 

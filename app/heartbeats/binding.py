@@ -18,7 +18,7 @@ from app.db.tables import security_events, ticks
 from app.heartbeats.writer import Tick
 from app.ledger.book import LedgerPorts
 from app.ledger.opening import open_book
-from app.sessions.records import STEP_EVENTS, is_bound, load_session, take_step
+from app.sessions.records import STEP_EVENTS, is_adopted, is_bound, load_session, take_step
 
 
 class UnknownSession(Exception):
@@ -62,7 +62,8 @@ class Bindings:
             if await is_bound(transaction, key.account_id, provider_id):
                 return None
             # Whether anybody received the connection is not known here: until the start says so, nobody pays for a
-            # greeting to an empty room.
+            # greeting to an empty room. Who starts a session himself has received it himself: there the card decides.
+            adopted = await is_adopted(transaction, key)
             to = State.REVIEW if session.state is State.FAILED else State.LIVE
             why = "a heartbeat came after the start had failed" if to is State.REVIEW else "first heartbeat"
             await take_step(
@@ -72,7 +73,7 @@ class Bindings:
                 why,
                 tick.received_at,
                 provider_session_id=provider_id,
-                charge_from=ChargeFrom.FIRST_USER_SPEECH.value,
+                charge_from=None if adopted else ChargeFrom.FIRST_USER_SPEECH.value,
                 started_at=tick.received_at,
                 due_at=None if to is State.REVIEW else tick.received_at + self._reconcile_interval,
                 attempts=0,

@@ -134,12 +134,28 @@ async def claim(
         if getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE:
             raise _in_flight() from None
         raise
+    row = await _claimed(transaction, account_id, key)
+    if row is None:
+        raise RuntimeError("a key that is there cannot be read")
+    return row
+
+
+async def earlier_answer(transaction: Transaction, account_id: UUID, key: IdempotencyKey) -> Answer | None:
+    """The answer stored under the key; null if no request with it is finished, or none was made.
+
+    Raises a :class:`~app.errors.Problem`: 422 if that was another request, 409 if the answer was purged.
+    """
+    row = await _claimed(transaction, account_id, key)
+    return None if row is None or row._mapping["state"] == "pending" else stored_answer(row)
+
+
+async def _claimed(transaction: Transaction, account_id: UUID, key: IdempotencyKey) -> Row[tuple[object, ...]] | None:
     row = (
         await transaction.execute(
             select(idempotency).where(idempotency.c.account_id == account_id, idempotency.c.key_hash == key.key_hash)
         )
-    ).one()
-    if row.request_hash != key.request_hash:
+    ).one_or_none()
+    if row is not None and row._mapping["request_hash"] != key.request_hash:
         raise Problem(IDEMPOTENCY_CONFLICT, "use a new Idempotency-Key for a new request")
     return row
 

@@ -11,12 +11,26 @@ from app.core.lossless_json import dumps
 from app.core.units import Instant, format_credits, format_instant, seconds
 from app.db.database import Transaction
 from app.db.tables import accounts, holds, rate_cards, ticks
-from app.sessions.records import Session
+from app.sessions.records import Session, load_steps
 
 
 async def session_document(transaction: Transaction, session: Session) -> dict[str, Any]:
-    """One session as ``GET /v1/sessions/{id}`` shows it."""
+    """One session as lists and answers to writes show it."""
     return (await session_documents(transaction, [session]))[0]
+
+
+async def session_with_steps(transaction: Transaction, session: Session) -> dict[str, Any]:
+    """One session as ``GET /v1/sessions/{id}`` shows it: with the steps that it took, first one first."""
+    steps = [
+        {
+            "state": taken.after.value,
+            "from": None if taken.before is None else taken.before.value,
+            "why": taken.why,
+            "at": format_instant(taken.at),
+        }
+        for taken in await load_steps(transaction, session.key)
+    ]
+    return {**await session_document(transaction, session), "steps": steps}
 
 
 async def session_documents(transaction: Transaction, found: Sequence[Session]) -> list[dict[str, Any]]:

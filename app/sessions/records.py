@@ -92,7 +92,11 @@ async def is_bound(transaction: Transaction, account_id: UUID, provider_id: str)
 
 
 async def insert_session(transaction: Transaction, session: Session, start_key: bytes | None, why: str) -> None:
-    """A new session with its first step."""
+    """A new session with its first step.
+
+    Raises :class:`~app.core.lifecycle.IllegalStep` if no session begins in its state.
+    """
+    step(None, session.state)
     values = {column.name: getattr(session, column.name) for column in fields(Session)}
     values["state"] = session.state.value
     await transaction.execute(insert(sessions).values(**values, start_key=start_key))
@@ -108,14 +112,14 @@ async def take_step(
     """
     step(session.state, to)
     n = session.steps + 1
-    if to is State.OVER:
-        await _drop_sealed_connection(transaction, session)
+    if to in {State.OVER, State.FAILED}:
+        await _drop_sealed_part(transaction, session)
     await change_session(transaction, session, state=to.value, steps=n, **values)
     await _record_step(transaction, session, session.state, to, n, why, now)
 
 
-async def _drop_sealed_connection(transaction: Transaction, session: Session) -> None:
-    """Nobody can join a session that is over, so its connection is kept no longer."""
+async def _drop_sealed_part(transaction: Transaction, session: Session) -> None:
+    """Nobody can join a session that is over, or start one whose hold is gone: its secret is kept no longer."""
     start_key = (
         select(sessions.c.start_key)
         .where(sessions.c.account_id == session.account_id, sessions.c.id == session.id)
@@ -126,6 +130,37 @@ async def _drop_sealed_connection(transaction: Transaction, session: Session) ->
         .where(idempotency.c.account_id == session.account_id, idempotency.c.key_hash == start_key)
         .values(sealed=None)
     )
+
+
+async def is_adopted(transaction: Transaction, key: AccountThing) -> bool:
+    """Whether the customer's own backend was to start the session: its first step says so, and no step ever changes."""
+    statement = select(session_steps.c.to_state).where(
+        session_steps.c.account_id == key.account_id, session_steps.c.session_id == key.id, session_steps.c.n == 1
+    )
+    return State((await transaction.execute(statement)).scalar_one()) is State.UNCONFIRMED
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a session as it was recorded; ``before`` is null for the first one."""
+
+    before: State | None
+    after: State
+    why: str
+    at: Instant
+
+
+async def load_steps(transaction: Transaction, key: AccountThing) -> list[Step]:
+    """The session's steps in the order in which they were taken."""
+    rows = await transaction.execute(
+        select(session_steps.c.from_state, session_steps.c.to_state, session_steps.c.why, session_steps.c.at)
+        .where(session_steps.c.account_id == key.account_id, session_steps.c.session_id == key.id)
+        .order_by(session_steps.c.n)
+    )
+    return [
+        Step(None if row.from_state is None else State(row.from_state), State(row.to_state), row.why, row.at)
+        for row in rows
+    ]
 
 
 async def change_session(transaction: Transaction, session: Session, **values: Any) -> None:

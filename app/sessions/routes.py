@@ -10,14 +10,14 @@ from starlette.responses import Response
 from app.core.ids import AccountThing, Kind, parse_public_id
 from app.core.lossless_json import loads
 from app.db.database import Database
-from app.documents import Document, Duration, Metadata, Text, decode, validate
+from app.documents import Document, Duration, Flag, Metadata, Text, decode, validate
 from app.errors import IDEMPOTENCY_EXPIRED, NOT_FOUND, PROVIDER_UNCONFIRMED, Problem
 from app.http.answers import Answer, encode, json_response
 from app.http.auth import actor_of
 from app.http.bodies import checked_user_id, instant_parameter, read_bounded, takes
 from app.http.idempotency import IdempotencyKey, idempotency_key
 from app.http.pages import Cursor, Limit, page_limit
-from app.sessions.documents import session_document
+from app.sessions.documents import session_with_steps
 from app.sessions.queries import sessions_page
 from app.sessions.records import load_session
 from app.sessions.start import StartOrder, Starts
@@ -33,8 +33,11 @@ class StartSessionDocument(Document):
 
 
 class NewSessionDocument(StartSessionDocument):
+    """``start`` false: the caller's own backend starts it at the provider."""
+
     rate_card: Text | None = None
     metadata: Metadata = Field(default_factory=dict)
+    start: Flag = True
 
 
 def session_routes(database: Database, starts: Starts) -> APIRouter:
@@ -44,7 +47,7 @@ def session_routes(database: Database, starts: Starts) -> APIRouter:
     async def start(request: Request) -> Response:
         body = await read_bounded(request)
         asked = validate(NewSessionDocument, decode(body))
-        order = _order(asked, asked.rate_card, asked.metadata)
+        order = _order(asked, asked.rate_card, asked.metadata, adopted=not asked.start)
         return (await starts.start(order, idempotency_key(request, body), actor_of(request))).response()
 
     @router.post(
@@ -100,12 +103,12 @@ def session_routes(database: Database, starts: Starts) -> APIRouter:
             session = await load_session(transaction, key)
             if session is None:
                 raise unknown_session()
-            return json_response(await session_document(transaction, session))
+            return json_response(await session_with_steps(transaction, session))
 
     return router
 
 
-def _order(asked: StartSessionDocument, rate_card: str | None, metadata: Any) -> StartOrder:
+def _order(asked: StartSessionDocument, rate_card: str | None, metadata: Any, *, adopted: bool = False) -> StartOrder:
     return StartOrder(
         user_id=asked.user_id,
         persona=asked.persona,
@@ -113,6 +116,7 @@ def _order(asked: StartSessionDocument, rate_card: str | None, metadata: Any) ->
         time_limit=asked.time_limit_s,
         rate_card=rate_card,
         metadata=metadata,
+        adopted=adopted,
     )
 
 

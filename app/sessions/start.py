@@ -3,6 +3,10 @@
 *Before the call* one transaction locks the account, sizes the session, and commits attempt, hold and idempotency key.
 *The call* is outside any transaction. *After it* a second transaction takes the step that the outcome asks for. A crash
 in between leaves a session in ``starting``, which reconciliation finds.
+
+A session that is *adopted* is started by the customer's own backend: the first transaction is all there is, and its
+answer holds the webhook that the customer hands to the provider. It is ``unconfirmed`` from the beginning, as a start
+whose outcome nobody knows: a first heartbeat makes it ``live``, or time makes it ``failed``.
 """
 
 from collections.abc import Sequence
@@ -67,6 +71,9 @@ from app.sessions.tokens import WebhookTokens
 STARTING_MARGIN: Final = Micros(30 * US_PER_S)
 """A start whose outcome was not written so long after the provider's time-out was cut off: it is unconfirmed."""
 
+ADOPTED: Final = "asked for, to be started by the customer's backend"
+"""Why an adopted session takes its first step."""
+
 MAX_REASON: Final = 500
 _OVERTAKEN: Final = 2
 """Steps of a session that a heartbeat made live before its start was answered: starting, live."""
@@ -74,7 +81,10 @@ _OVERTAKEN: Final = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StartOrder:
-    """A session as it is asked for. ``time_limit`` null: as long as the account and the service allow."""
+    """A session as it is asked for. ``time_limit`` null: as long as the account and the service allow.
+
+    ``adopted``: the customer's own backend starts it at the provider.
+    """
 
     user_id: str
     persona: str
@@ -82,6 +92,7 @@ class StartOrder:
     time_limit: Micros | None
     rate_card: str | None
     metadata: Any
+    adopted: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +135,7 @@ class Starts:
         self._limits = limits
 
     async def start(self, order: StartOrder, key: IdempotencyKey | None, actor: str) -> Answer:
-        """Start a session: 201 with its connection, which no other answer holds.
+        """Start a session: 201 with its connection, which no other answer holds; an adopted one: with its webhook.
 
         Raises a :class:`~app.errors.Problem`: 402 ``insufficient-credits``, 409, 422 (``persona-not-accepted`` among
         them), 502 ``provider-refused``, 504 ``provider-unconfirmed``.
@@ -139,10 +150,13 @@ class Starts:
                 persona=order.persona,
                 scenario=order.scenario,
                 time_limit_s=prepared.time_limit // US_PER_S,
-                webhook=f"{self._limits.webhook_base}{self._tokens.mint(prepared.key)}",
+                webhook=self._webhook(prepared),
             )
         )
         return await self._conclude(prepared.key, outcome, key)
+
+    def _webhook(self, session: Session) -> str:
+        return f"{self._limits.webhook_base}{self._tokens.mint(session.key)}"
 
     # Before the call
 
@@ -166,9 +180,21 @@ class Starts:
                 refusal = problem
                 if key is not None:
                     await complete(transaction, account_id, key, Answer(problem.status, problem_document(problem)))
+            else:
+                if order.adopted:
+                    return await self._hand_over(transaction, session, key)
         if refusal is not None:
             raise refusal
         return session
+
+    async def _hand_over(self, transaction: Transaction, session: Session, key: IdempotencyKey | None) -> Answer:
+        """The answer of an adopted session: what the customer has to tell the provider."""
+        content = {"session": await session_document(transaction, session), "connection_details": None, "webhook": None}
+        webhook = self._webhook(session)
+        if key is not None:
+            sealed = seal(self._sealing, key.raw, dumps(webhook).encode(), self._randomness)
+            await complete(transaction, session.account_id, key, Answer(201, content), sealed)
+        return Answer(201, {**content, "webhook": webhook})
 
     async def _admit(
         self,
@@ -183,6 +209,8 @@ class Starts:
         await check_account(transaction, book)
         card = await self._card(transaction, order, book, now)
         admitted = self._size(book, card, order, await spending(transaction, book))
+        state, why = (State.UNCONFIRMED, ADOPTED) if order.adopted else (State.STARTING, "asked for")
+        patience = self._limits.unconfirmed_ttl if order.adopted else self._limits.provider_timeout + STARTING_MARGIN
         session = Session(
             account_id=book.account_id,
             id=session_id,
@@ -190,7 +218,7 @@ class Starts:
             persona=order.persona,
             scenario=order.scenario,
             metadata=order.metadata,
-            state=State.STARTING,
+            state=state,
             rate_card_id=card.id,
             charge_from=None,
             time_limit=admitted.time_limit,
@@ -205,18 +233,20 @@ class Starts:
             over_at=None,
             settled_at=None,
             steps=1,
-            due_at=Instant(now + self._limits.provider_timeout + STARTING_MARGIN),
+            due_at=Instant(now + patience),
             lease_token=None,
             lease_until=None,
             attempts=0,
         )
-        await insert_session(transaction, session, None if key is None else key.key_hash, "asked for")
+        await insert_session(transaction, session, None if key is None else key.key_hash, why)
         book.account.hold(session_id, admitted.hold)
         book.emit(
             EventType.SESSION_STARTED,
             {"session_id": session.public_id, "held": format_credits(admitted.hold)},
         )
-        book.audit(Audit(actor=actor, action="session.start", target=session.public_id))
+        book.audit(
+            Audit(actor=actor, action="session.adopt" if order.adopted else "session.start", target=session.public_id)
+        )
         await book.close()
         return session
 
@@ -378,7 +408,9 @@ class Starts:
             content = loads(row.body)
             if not isinstance(content, dict):
                 raise RuntimeError("a stored answer is no object")
-            content["connection_details"] = None if opened is None else loads(opened)
+            # An adopted session has no connection of ours: its webhook is what was sealed.
+            secret = "webhook" if "webhook" in content else "connection_details"
+            content[secret] = None if opened is None else loads(opened)
             return Answer(answer.status, msgspec.Raw(dumps(content).encode()), REPLAYED)
         session = await load_session(transaction, AccountThing(account_id, row.session_id))
         if session is None:

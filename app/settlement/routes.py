@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from fastapi import APIRouter
 from sqlalchemy import select
+from starlette.requests import Request
 from starlette.responses import Response
 
 from app.core.charge import charge
@@ -15,12 +16,16 @@ from app.db.database import Database, Transaction
 from app.db.tables import charges, ticks
 from app.errors import BUSY, PROVIDER_UNAVAILABLE, Problem
 from app.http.answers import json_response
+from app.http.auth import actor_of
+from app.http.bodies import read_bounded
+from app.http.idempotency import idempotency_key
 from app.http.pages import Cursor, Limit, cursor_instant, make_cursor, page, page_limit, read_cursor
 from app.ledger.rows import paid_debits
 from app.pricing.explanation import explain
 from app.sessions.documents import session_document
 from app.sessions.records import Session, load_session
 from app.sessions.routes import session_key, unknown_session
+from app.settlement.ending import Endings
 from app.settlement.evidence import load_charged_evidence, load_evidence
 from app.settlement.reconciler import Outcome, Reconciler
 from app.timelines.snapshots import load_snapshots
@@ -62,7 +67,7 @@ async def _posted(transaction: Transaction, session: Session) -> dict[str, Any]:
     }
 
 
-def settlement_routes(database: Database, reconciler: Reconciler) -> APIRouter:
+def settlement_routes(database: Database, reconciler: Reconciler, endings: Endings) -> APIRouter:
     router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
     @router.get("/{session_id}/charge", summary="What a session costs, and why")
@@ -98,6 +103,11 @@ def settlement_routes(database: Database, reconciler: Reconciler) -> APIRouter:
             if outcome is Outcome.NOT_OURS and session.lease_token is not None:
                 raise Problem(BUSY, "the session is being reconciled at this moment")
             return json_response(await session_document(transaction, session))
+
+    @router.post("/{session_id}/end", summary="Have the provider end a session", status_code=202)
+    async def end(session_id: str, request: Request) -> Response:
+        key = idempotency_key(request, await read_bounded(request))
+        return (await endings.end(session_key(session_id), key, actor_of(request))).response()
 
     return router
 

@@ -1,4 +1,4 @@
-"""The HTTP face of the simulated provider: Gabber's two calls, and beside them the control calls under ``/sim``."""
+"""The HTTP face of the simulated provider: Gabber's calls, and beside them the control calls under ``/sim``."""
 
 import base64
 import binascii
@@ -51,6 +51,7 @@ def app(config: SimulatorConfig) -> Starlette:
     routes = [
         route("/api/v1/session/start", "POST", provider.start),
         route("/api/v1/session/{id}/timeline", "GET", provider.timeline),
+        route("/api/v1/session/{id}/end", "POST", provider.end),
         route("/sim/sessions", "GET", control.sessions),
         route("/sim/sessions/{id}", "GET", control.session),
         route("/sim/faults", "GET", control.faults),
@@ -102,7 +103,7 @@ _REFUSALS: Final[dict[str | None, Callable[[], Response]]] = {
     "drop_before": NoAnswer,
     "drop_after": NoAnswer,
 }
-_AFTER_THE_START: Final = frozenset({"500_after", "hang_after", "drop_after"})
+_AFTERWARDS: Final = frozenset({"500_after", "hang_after", "drop_after"})
 
 
 class _Provider:
@@ -118,7 +119,7 @@ class _Provider:
         if isinstance(asked, str):
             return _invalid(asked)
         fault = self._world.faults.strike("start")
-        if fault in _REFUSALS and fault not in _AFTER_THE_START:
+        if fault in _REFUSALS and fault not in _AFTERWARDS:
             return _REFUSALS[fault]()
         session = asked()
         if session is None:
@@ -165,6 +166,22 @@ class _Provider:
         if not isinstance(value, JsonNumber) or not value.isdigit() or len(value) > 6:
             return None
         return int(value) if 1 <= int(value) <= MAX_TIME_LIMIT_S else None
+
+    async def end(self, request: Request) -> Response:
+        session = self._world.sessions.get(request.path_params["id"])
+        if session is None:
+            return _REFUSALS["404"]()
+        fault = self._world.faults.strike("end")
+        if fault in _REFUSALS and fault not in _AFTERWARDS:
+            return _REFUSALS[fault]()
+        if fault != "ignored":
+            session.end(self._world.clock.now())
+        if fault in _REFUSALS:
+            return _REFUSALS[fault]()
+        if fault == "slow":
+            await self._world.clock.sleep(self._world.config.slow)
+        text = dumps({"id": session.id, "state": "ended"})
+        return Response(text[:-10] if fault == "malformed" else text, media_type="application/json")
 
     async def timeline(self, request: Request) -> Response:
         session = self._world.sessions.get(request.path_params["id"])
@@ -304,6 +321,7 @@ def _summary(session: Session, now: Instant) -> dict[str, object]:
         "started_at": format_instant(session.started_at),
         "connected_at": format_instant(session.connected_at),
         "agent_leaves_at": format_instant(session.leaves_at),
+        "ended_at": None if session.ended_at is None else format_instant(session.ended_at),
         "agent_alive": now < session.leaves_at,
         "now": format_instant(now),
     }

@@ -49,6 +49,8 @@ class Session:
     limit: Micros
     webhook: SplitResult | None
     started_at: Instant
+    ended_at: Instant | None = None
+    """When it was ended by request, if that was before the agent left by itself."""
     heartbeats: deque[Heartbeat] = field(default_factory=lambda: deque(maxlen=MAX_HEARTBEATS_KEPT))
     beating: asyncio.Task[None] | None = None
     on_their_way: int = 0
@@ -65,11 +67,22 @@ class Session:
 
     @property
     def leaves_at(self) -> Instant:
-        return Instant(self.connected_at + leaves_after(self.script, self.limit))
+        leaves_at = Instant(self.connected_at + leaves_after(self.script, self.limit))
+        return leaves_at if self.ended_at is None else min(leaves_at, self.ended_at)
+
+    def end(self, now: Instant) -> None:
+        """The agent leaves now: no word and no heartbeat of its comes after this. Nothing happens if it has left."""
+        if now >= self.leaves_at:
+            return
+        self.ended_at = now
+        if self.beating is not None:
+            self.beating.cancel()
 
     def timeline(self, now: Instant) -> list[Segment]:
         """Exactly what has happened up to ``now``."""
-        return heard(self.script, self.limit, Micros(max(0, now - self.connected_at)))
+        # To be ended by request and to reach the time limit come to the same.
+        limit = self.limit if self.ended_at is None else Micros(max(0, self.ended_at - self.connected_at))
+        return heard(self.script, min(limit, self.limit), Micros(max(0, now - self.connected_at)))
 
 
 class World:

@@ -8,7 +8,20 @@ import pytest
 
 from app.core.lossless_json import JsonNumber
 from app.core.units import US_PER_S, Instant, Micros, parse_instant
-from app.gabber import Gabber, PulledTimeline, PullFailed, PullFailure, Refused, Started, StartRequest, Unconfirmed
+from app.gabber import (
+    Capabilities,
+    Ended,
+    EndUnconfirmed,
+    Gabber,
+    NotEnded,
+    PulledTimeline,
+    PullFailed,
+    PullFailure,
+    Refused,
+    Started,
+    StartRequest,
+    Unconfirmed,
+)
 from app.ports.clock import SystemClock
 from app.simulator.config import Envelope, NextPage
 from app.simulator.faults import KNOWN
@@ -28,7 +41,13 @@ async def gabber(simulated: Provider, timeout_ms: int = 5000, key: str = "") -> 
     # The time-out is real time here, so that a slow machine does not turn into a fault.
     clock = _Stamps(simulated)
     timeout = Micros(timeout_ms * 1000)
-    async with Gabber(base_url=simulated.url, api_key=key or simulated.key, timeout=timeout, clock=clock) as adapter:
+    async with Gabber(
+        base_url=simulated.url,
+        api_key=key or simulated.key,
+        timeout=timeout,
+        clock=clock,
+        capabilities=Capabilities(can_end=True),
+    ) as adapter:
         yield adapter
 
 
@@ -182,8 +201,50 @@ async def test_a_pull_meets(fault: str, simulated: Provider) -> None:
         assert undated == expected
 
 
+N, E = NotEnded, EndUnconfirmed
+ENDS: dict[str, tuple[type, int | None, bool]] = {
+    # fault: outcome, status of a refusal, whether the session was really ended
+    "end.400": (N, 400, False),
+    "end.401": (N, 401, False),
+    "end.403": (N, 403, False),
+    "end.404": (N, 404, False),
+    "end.429": (N, 429, False),
+    "end.500": (E, None, False),
+    "end.500_after": (E, None, True),
+    "end.redirect": (E, None, False),
+    "end.slow": (E, None, True),
+    "end.hang": (E, None, False),
+    "end.hang_after": (E, None, True),
+    "end.drop_before": (E, None, False),
+    "end.drop_after": (E, None, True),
+    "end.malformed": (Ended, None, True),
+    "end.ignored": (Ended, None, False),
+}
+
+
+@pytest.mark.parametrize("fault", ENDS)
+async def test_an_end_meets(fault: str, simulated: Provider) -> None:
+    kind, status, really = ENDS[fault]
+    simulated.misbehave(**{fault.replace(".", "_"): 1})
+    session_id = simulated.start("endless")
+    async with gabber(simulated, patience_ms(fault)) as adapter:
+        outcome = await adapter.end(session_id)
+        assert isinstance(outcome, kind), outcome
+        if isinstance(outcome, NotEnded):
+            assert outcome.status == status
+            assert outcome.retry_after == (Micros(US_PER_S) if status == 429 else None)
+        truth = simulated.truth(session_id)
+        assert (truth["ended_at"] is not None, truth["agent_alive"]) == (really, not really)
+        # Asked again without a fault, it has ended for certain, at its first end if there was one.
+        simulated.misbehave()
+        assert await adapter.end(session_id) == Ended()
+    again = simulated.truth(session_id)
+    assert not again["agent_alive"]
+    assert not really or again["ended_at"] == truth["ended_at"]
+
+
 def test_every_fault_of_the_simulator_is_met_by_a_test() -> None:
-    assert set(STARTS) | set(PULLS) == {name for name in KNOWN if not name.startswith("heartbeat.")}
+    assert set(STARTS) | set(PULLS) | set(ENDS) == {name for name in KNOWN if not name.startswith("heartbeat.")}
 
 
 async def test_a_wrong_key_and_an_unknown_session(simulated: Provider) -> None:
@@ -195,10 +256,15 @@ async def test_a_wrong_key_and_an_unknown_session(simulated: Provider) -> None:
         failed = await adapter.timeline("x")
         assert isinstance(failed, PullFailed)
         assert failed.kind is F.UNAUTHORIZED
+        not_ended = await adapter.end("x")
+        assert isinstance(not_ended, NotEnded)
+        assert (not_ended.status, not_ended.code) == (401, "unauthorized")
     async with gabber(simulated) as adapter:
         failed = await adapter.timeline("no/such?session")
         assert isinstance(failed, PullFailed)
         assert failed.kind is F.NOT_FOUND
+        not_ended = await adapter.end("no-such-session")
+        assert not_ended == NotEnded(status=404, code="not_found", message="no such session")
 
 
 async def test_an_unknown_scenario_is_refused(simulated: Provider) -> None:

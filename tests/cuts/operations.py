@@ -112,6 +112,16 @@ async def unconfirmed(talktime: World, case: Case) -> None:
     case.session["provider_session_id"] = f"gab_{uuid4().hex}"
 
 
+def adopted(case: Case) -> dict[str, Any]:
+    return {"user_id": case.user, "persona": "tutor", "scenario": "talk", "time_limit_s": 600, "start": False}
+
+
+async def never_started_by_us(talktime: World, case: Case) -> None:
+    await granted(talktime, case)
+    case.session = await talktime.start(case.user, time_limit_s=600, start=False)
+    case.session["provider_session_id"] = f"gab_{uuid4().hex}"
+
+
 async def never_heard(talktime: World, case: Case) -> None:
     await unconfirmed(talktime, case)
     talktime.clock.advance(3_600)
@@ -214,9 +224,12 @@ OPERATIONS = (
     Operation("start", granted, starting(), exact=False, commits=2, never_asked=(1, Side.AFTER)),
     Operation("start refused", granted, starting(402), exact=False, commits=2),
     Operation("start unknown", granted, starting(500), exact=False, commits=4),
+    Operation("adopt", granted, call("POST", lambda _: "/v1/sessions", adopted)),
     Operation("first heartbeat", unconfirmed, beaten),
+    Operation("adopted: heartbeat", never_started_by_us, beaten),
     Operation("heartbeat", heard, beaten),
     Operation("heartbeat, twice", heard, beaten, times=2),
+    Operation("end", heard, call("POST", on_session("/end"))),
     Operation("reconcile: interim", heard, reconciled, commits=2),
     Operation("reconcile: settle", over, reconciled, commits=2),
     Operation("reconcile: failed", never_heard, reconciled, commits=2),

@@ -67,7 +67,7 @@ async def talktime(databases: WorkerDatabases, providers: ProviderHost, cutter: 
     direct = make_url(databases.urls.service)
     with proxy(direct, cutter) as port:
         through = direct.set(host="127.0.0.1", port=port, query={}).render_as_string(hide_password=False)
-        async with world(through, providers.script()) as found:
+        async with world(through, providers.script(), gabber_capabilities="end") as found:
             for name, rate in CARDS.items():
                 rates = {"user": rate, "agent": rate, "silence": rate}
                 response = await found.client.post("/v1/rate-cards", json={"name": name, "rates": rates})

@@ -577,6 +577,7 @@ async def test_an_id_of_nothing_is_a_404(talktime: World) -> None:
         for text in odd:
             for method, part in (
                 ("GET", ""), ("GET", "/charge"), ("GET", "/heartbeats"), ("GET", "/snapshots"), ("POST", "/reconcile"),
+                ("POST", "/end"),
             ):  # fmt: skip
                 response = await talktime.client.request(method, f"/v1/sessions/{text}{part}")
                 assert response.status_code in ({404, 422} if "%FF" in text else {404}), (text, response.text)
@@ -597,6 +598,7 @@ METHODS = {
     "/v1/sessions/ses_x": {"GET"},
     "/v1/sessions/ses_x/charge": {"GET"},
     "/v1/sessions/ses_x/reconcile": {"POST"},
+    "/v1/sessions/ses_x/end": {"POST"},
     "/v1/users/u": {"GET", "PATCH"},
     "/v1/users/u/balance": {"GET"},
     "/v1/users/a%2Fb/grants": {"GET", "POST"},

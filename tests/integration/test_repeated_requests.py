@@ -21,6 +21,11 @@ pytestmark = pytest.mark.anyio
 
 REPEATED: dict[str, tuple[str, dict[str, Any], int]] = {
     "adjustment": ("/v1/users/{user}/adjustments", {"amount": "-1", "reason": "a test"}, 201),
+    "adoption": (
+        "/v1/sessions",
+        {"user_id": "{user}", "persona": "p", "scenario": "s", "time_limit_s": 30, "start": False},
+        201,
+    ),
     "start": ("/v1/sessions", {"user_id": "{user}", "persona": "p", "scenario": "s", "time_limit_s": 30}, 201),
 }
 

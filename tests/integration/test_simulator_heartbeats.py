@@ -82,6 +82,19 @@ def test_a_start_without_a_webhook_sends_nothing(simulated: Provider) -> None:
     assert ended(simulated, simulated.start("ghost", time_limit_s=61))["heartbeats"] == []
 
 
+def test_none_comes_after_an_end(simulated: Provider, hook: Receiver) -> None:
+    session_id = simulated.start("ghost", time_limit_s=3600, webhook=hook.url)
+    hook.wait_for(2)
+    assert simulated.call("POST", f"/api/v1/session/{session_id}/end").status_code == 200
+    truth = ended(simulated, session_id)
+    assert all(parse_instant(h["due_at"]) <= parse_instant(truth["ended_at"]) for h in truth["heartbeats"])
+    heard = len(hook.posts)
+    until = simulated.clock.now() + 90 * US_PER_S
+    while simulated.clock.now() < until:
+        time.sleep(0.005)
+    assert len(hook.posts) == heard == len(truth["heartbeats"])
+
+
 def test_lost(simulated: Provider, hook: Receiver) -> None:
     simulated.misbehave(heartbeat_lost={"count": 2})
     truth = ended(simulated, simulated.start("ghost", time_limit_s=100, webhook=hook.url))

@@ -84,7 +84,13 @@ def test_a_start_that_cannot_be_read_is_refused(body: bytes, simulated: Provider
 @pytest.mark.parametrize("key", ["", "wrong", KEY + "x", "\xff"])
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", START), ("GET", "/api/v1/session/x/timeline"), ("GET", "/sim/sessions"), ("PUT", "/sim/faults")],
+    [
+        ("POST", START),
+        ("GET", "/api/v1/session/x/timeline"),
+        ("POST", "/api/v1/session/x/end"),
+        ("GET", "/sim/sessions"),
+        ("PUT", "/sim/faults"),
+    ],
 )
 def test_nothing_is_open_without_the_key(method: str, path: str, key: str, simulated: Provider) -> None:
     answer = simulated.call(method, path, headers={"x-api-key": key.encode("latin-1")})
@@ -205,6 +211,49 @@ def test_faults_are_set_read_counted_and_refused(simulated: Provider) -> None:
     assert simulated.call("GET", "/sim/faults").json()["faults"] == report["faults"]
     simulated.misbehave()
     assert simulated.call("GET", "/sim/faults").json()["faults"] == {}
+
+
+def test_an_end_cuts_the_talk_at_that_moment(simulated: Provider) -> None:
+    session_id = simulated.start("endless")
+    while len(simulated.truth(session_id)["timeline"]) < 3:
+        time.sleep(0.001)
+    before = simulated.clock.now()
+    answer = simulated.call("POST", f"/api/v1/session/{session_id}/end")
+    after = simulated.clock.now()
+    assert (answer.status_code, answer.json()) == (200, {"id": session_id, "state": "ended"})
+    truth = simulated.truth(session_id)
+    ended_at = parse_instant(truth["ended_at"])
+    assert before <= ended_at <= after
+    assert (truth["agent_leaves_at"], truth["agent_alive"]) == (truth["ended_at"], False)
+    said = round(sum(value["seconds"] for value in truth["talk"]) * US_PER_S)
+    assert said == ended_at - parse_instant(truth["connected_at"])
+    later = pull(simulated, session_id)["body"]["values"]
+    assert later[-1]["type"] == "silence"
+    assert sum(value["seconds"] for value in later) * US_PER_S > said
+    assert simulated.call("POST", f"/api/v1/session/{session_id}/end").status_code == 200
+    assert simulated.truth(session_id)["ended_at"] == truth["ended_at"]
+
+
+def test_an_end_before_the_connection_leaves_nothing_but_silence() -> None:
+    late = parse_script(b'{"name": "late", "segments": [["user", 5]], "connects_after_s": 5, "repeat": true}')
+    with provider(speed=10, scripts=built_in() | {"late": late}) as simulated:
+        session_id = simulated.start("late")
+        assert simulated.call("POST", f"/api/v1/session/{session_id}/end").status_code == 200
+        truth = simulated.truth(session_id)
+        assert truth["ended_at"] == truth["agent_leaves_at"] < truth["connected_at"]
+        while parse_instant(truth["connected_at"]) + US_PER_S > simulated.clock.now():
+            time.sleep(0.01)
+        assert {value["type"] for value in pull(simulated, session_id)["body"]["values"]} == {"silence"}
+
+
+def test_an_agent_that_has_left_is_not_ended_again(simulated: Provider) -> None:
+    session_id = simulated.start("talk", time_limit_s=1)
+    while simulated.truth(session_id)["agent_alive"]:
+        time.sleep(0.001)
+    truth = simulated.truth(session_id)
+    assert simulated.call("POST", f"/api/v1/session/{session_id}/end").status_code == 200
+    again = simulated.truth(session_id)
+    assert (again["ended_at"], again["agent_leaves_at"]) == (None, truth["agent_leaves_at"])
 
 
 def test_the_number_of_sessions_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

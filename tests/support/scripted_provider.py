@@ -31,6 +31,10 @@ class ScriptedProvider:
     timeline_body: str | None = None
     """The whole answer to a pull, in place of an ordinary one."""
     before_timeline: Callable[[], Awaitable[None]] | None = None
+    end_status: int = 200
+    end_body: Any = field(default_factory=dict)
+    before_end: Callable[[str], Awaitable[None]] | None = None
+    ends: list[str] = field(default_factory=list)
     timelines: dict[str, str] = field(default_factory=dict)
     starts: list[dict[str, Any]] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
@@ -111,10 +115,21 @@ def provider_host() -> Iterator[ProviderHost]:
             await script.before_timeline()
         return script.answer_timeline(request.path_params["session_id"])
 
+    async def end(request: Request) -> Response:
+        script = script_of(request)
+        if script is None:
+            return _json(401, {})
+        session_id = request.path_params["session_id"]
+        script.ends.append(session_id)
+        if script.before_end is not None:
+            await script.before_end(session_id)
+        return _json(script.end_status, script.end_body)
+
     app = Starlette(
         routes=[
             Route("/api/v1/session/start", start, methods=["POST"]),
             Route("/api/v1/session/{session_id}/timeline", timeline),
+            Route("/api/v1/session/{session_id}/end", end, methods=["POST"]),
         ]
     )
     server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, lifespan="off"))

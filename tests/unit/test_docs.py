@@ -13,6 +13,8 @@ from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Route
 
 from app import errors
+from app.core.lifecycle import FIRST
+from app.core.lifecycle import STEPS as STEPS_OF_SESSIONS
 from app.heartbeats.endpoint import PATH
 from app.ledger.checks import CHECKS
 from app.ledger.heads import EXPORTED
@@ -139,6 +141,17 @@ def test_every_call_of_a_resource_has_a_section(calls: set[str]) -> None:
 
 def test_the_fields_of_a_preview_are_described() -> None:
     assert set(PreviewDocument.model_fields) <= rows(CHARGING)
+
+
+def test_the_table_of_states_is_the_one_of_the_code() -> None:
+    told = {}
+    for line in API.partition("| state | | what may follow |")[2].partition("\n\n")[0].splitlines()[2:]:
+        _, state, _, following, _ = line.split("|")
+        told[state.strip().strip("`")] = set(re.findall(r"`([a-z]+)`", following))
+    assert told == {str(state): {str(one) for one in following} for state, following in STEPS_OF_SESSIONS.items()}
+    first = re.search(r"A session begins as (.+?)\.", " ".join(API.split()))
+    assert first is not None
+    assert set(re.findall(r"`([a-z]+)`", first[1])) == set(map(str, FIRST))
 
 
 # Dependencies

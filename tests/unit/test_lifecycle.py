@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from app.core.lifecycle import RECONCILED, STEPS, IllegalStep, State, step
+from app.core.lifecycle import FIRST, RECONCILED, STEPS, IllegalStep, State, step
 
 LEGAL = {
     ("starting", "live"),
@@ -38,6 +38,16 @@ def test_the_two_tables_above_hold_every_pair_and_every_legal_step() -> None:
     assert len(PAIRS) == 49
     assert {(str(a), str(b)) for a, b in PAIRS} >= LEGAL
     assert set(STEPS) == set(State)
+
+
+@pytest.mark.parametrize("state", State)
+def test_a_session_begins_in_a_first_state_and_in_no_other(state: State) -> None:
+    if state in ("starting", "unconfirmed"):
+        assert step(None, state) is state
+        assert state in FIRST
+        return
+    with pytest.raises(IllegalStep, match=f"a session cannot begin as {state}"):
+        step(None, state)
 
 
 def test_what_is_settled_stays_so() -> None:

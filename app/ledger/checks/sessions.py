@@ -2,12 +2,13 @@
 
 from typing import Final
 
-from app.core.lifecycle import STEPS
+from app.core.lifecycle import FIRST, STEPS
 from app.ledger.checks.check import Check
 
 _LEGAL: Final = ", ".join(
     f"('{before.value}', '{after.value}')" for before in STEPS for after in sorted(STEPS[before], key=str)
 )
+_FIRST: Final = ", ".join(f"'{state.value}'" for state in sorted(FIRST, key=str))
 
 SESSIONS: Final = (
     Check(
@@ -118,7 +119,7 @@ SESSIONS: Final = (
         from (select *, lag(n) over session as before_n, lag(to_state) over session as before
               from session_steps window session as (partition by account_id, session_id order by n)) t
         where n <> coalesce(before_n, 0) + 1 or from_state is distinct from before
-           or n = 1 and to_state <> 'starting'
+           or n = 1 and to_state not in ({_FIRST})
            or n > 1 and (from_state, to_state) not in ({_LEGAL})
         union all
         select s.account_id, 'session ' || s.id, s.state || ' after ' || s.steps || ' steps, the last one to '
