@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
@@ -24,7 +24,7 @@ from app.ports.clock import Clock
 from app.ports.randomness import Randomness
 from app.sessions.records import STEP_EVENTS, Session, change_session, load_session, take_step
 from app.settlement.charges import NewCharge, post_charge
-from app.settlement.evidence import StoredEvidence, load_evidence
+from app.settlement.evidence import StoredEvidence, card_of_session, load_evidence
 from app.settlement.leases import Leases
 from app.timelines.snapshots import add_snapshot, load_snapshots
 
@@ -261,7 +261,11 @@ class _Work:
     ) -> None:
         session = self._session
         evidence = stored.evidence
-        remaining = largest_remaining_charge(evidence.card, evidence.timeline, session.time_limit)
+        cards = [evidence.card]
+        if session.charge_from is not None:
+            # The start's own answer may still come, and take away what the first heartbeat has pinned.
+            cards.append(await card_of_session(self._transaction, replace(session, charge_from=None)))
+        remaining = max(largest_remaining_charge(card, evidence.timeline, session.time_limit) for card in cards)
         self._book.account.lower_hold(session.id, MicroCredits(min(remaining, session.authorized)))
         values: dict[str, Any] = {
             "accrued": interim.amount,

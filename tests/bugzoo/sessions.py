@@ -62,7 +62,7 @@ BUGS: Final = (
                 persona=order.persona,
                 scenario=order.scenario,
                 time_limit_s=prepared.time_limit // US_PER_S,
-                webhook=f"{self._limits.webhook_base}{self._tokens.mint(prepared.key)}",
+                webhook=self._webhook(prepared),
             )
         )
 """,
@@ -71,7 +71,7 @@ BUGS: Final = (
             persona=order.persona,
             scenario=order.scenario,
             time_limit_s=prepared.time_limit // US_PER_S,
-            webhook=f"{self._limits.webhook_base}{self._tokens.mint(prepared.key)}",
+            webhook=self._webhook(prepared),
         )
         outcome = await self._gabber.start(request)
         if isinstance(outcome, Unconfirmed):
@@ -87,8 +87,8 @@ BUGS: Final = (
         patches=(
             Patch(
                 "app.sessions.start",
-                "            due_at=Instant(now + self._limits.provider_timeout + STARTING_MARGIN),\n",
-                "            due_at=None,\n",
+                "            due_at=Instant(now + patience),\n",
+                "            due_at=Instant(now + patience) if order.adopted else None,\n",
             ),
         ),
         found_by=_cut("start"),

@@ -332,6 +332,40 @@ async def test_a_lowered_hold_frees_credits_for_another_session(talktime: World)
         assert (settled["state"], settled["charged"]) == ("settled", charged)
 
 
+async def test_a_hold_is_lowered_as_if_the_answer_to_the_start_could_still_come(talktime: World) -> None:
+    """Until it comes the greeting is free; once it has, the greeting costs what the card says, and is held."""
+    user = talktime.user()
+    await talktime.grant(user, "1000")
+    started, answered = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def wait(_body: dict[str, Any]) -> None:
+        loop.call_soon_threadsafe(started.set)
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(answered.wait(), loop))
+
+    talktime.provider.before_start = wait
+    body = {"user_id": user, "persona": "p", "scenario": "s", "time_limit_s": 60}
+    start = asyncio.create_task(talktime.client.post("/v1/sessions", json=body))
+    await started.wait()
+    (session,) = (await talktime.get(f"/v1/sessions?user_id={user}"))["data"]
+    beat = {"session_id": "the-one-that-runs"}
+    assert (await talktime.client.post(talktime.webhook(session), json=beat)).status_code == 204
+    talktime.provider.say("the-one-that-runs", ("agent", 20), ("user", 2), ("silence", 1))
+    talktime.clock.advance(23)
+    assert (await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile")).status_code == 200
+    assert (await talktime.session(session))["held"] == "60"
+    talktime.provider.start_body = {
+        "session": {"id": "the-one-that-runs"},
+        "persona": "p",
+        "scenario": "s",
+        "connection_details": {"url": "wss://rtc.example", "token": "join"},
+    }
+    answered.set()
+    assert (await start).status_code == 201
+    settled = await talktime.settle(session)
+    assert (settled["state"], settled["charged"]) == ("settled", "22")
+
+
 async def test_a_charge_of_nothing_posts_no_entry_and_frees_the_hold(talktime: World) -> None:
     user, session = await live(talktime, time_limit_s=60)
     talktime.provider.say(session["provider_session_id"])

@@ -338,7 +338,9 @@ class Auditor:
             {"a": row["account_id"], "s": row["id"]},
         )
         reviewed = any(done.operation == "review" and public in done.path for done in self.acknowledged.values())
-        if len(versions) == 1 and row["charged"] != amount and not reviewed:
+        # What a provider said anew after a hold was lowered may not be covered any more.
+        leaked = not honest and row["charged"] + row["leakage"] == verdict.amount + verdict.beyond
+        if len(versions) == 1 and row["charged"] != amount and not reviewed and not leaked:
             self.fail("not the charge was debited", f"{name}: {row['charged']} instead of {amount}")
         if honest and not _redelivered(call):
             self._check_bounds(name, card, verdict, row, call, pulls)

@@ -62,6 +62,10 @@ def plan_of(seed: int) -> Plan:
     for user in USERS:
         amount = draw.choice([40, 300, 900, 3000])
         plan(at(0, 5), "grant", user=user, amount=amount, **_terms(draw) | {"effective_in": 0})
+    if draw.random() < 0.3:
+        # A little that burns first, so that nothing remains of it.
+        terms = {"kind": "promotional", "priority": 0}
+        plan(at(0, 5), "grant", user=draw.choice(USERS), amount=10, terms=terms, effective_in=0, lasts=None)
     if draw.random() < 0.4:
         plan(at(0, 5), "card", card=draw.choice(sorted(CARDS)))
     if draw.random() < 0.3:
@@ -74,6 +78,13 @@ def plan_of(seed: int) -> Plan:
         if draw.random() < 0.15:
             # Prices change while it runs; it keeps those that it started with.
             plan(when + 10 * US_PER_S, "card", card=card or "default")
+    if draw.random() < 0.15:
+        # A chargeback leaves a debt, which the next top-up repays.
+        user = draw.choice(USERS)
+        plan(at(250, 300), "adjust", user=user, amount=-4000, below=True)
+        plan(at(320, 400), "grant", user=user, amount=5000, terms={}, effective_in=0, lasts=None)
+    if draw.random() < 0.2:
+        plan(at(6, 240), "adopt", user=draw.choice(USERS), asked=90, after=draw.choice([1, 1, 1, 230, None]))
     if draw.random() < 0.12:
         # Nothing is heard of a session that may run, until after it was given up.
         when = at(6, 100)

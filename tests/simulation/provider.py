@@ -215,7 +215,7 @@ class Provider(httpx.AsyncBaseTransport):
             case "wrapped 500":
                 return _json(200, '{"status": 500, "body": {"error": "broken"}}')
         others = [call.id for call in self.calls.values() if call.user == body["persona"]]
-        call = self._begin(name, body, webhook)
+        call = self.begin(name, str(body["persona"]), body["time_limit_s"] * US_PER_S, webhook)
         match fault:
             case "500 after":
                 return _json(500, '{"error": "broken"}')
@@ -243,13 +243,14 @@ class Provider(httpx.AsyncBaseTransport):
         }
         return _json(200, json.dumps(answer))
 
-    def _begin(self, name: str, body: dict[str, Any], webhook: str) -> Call:
+    def begin(self, name: str, user: str, limit: int, webhook: str) -> Call:
+        """Let the conversation ``name`` begin: for us, or for a customer that asked by itself."""
         call = Call(
             id=f"gab-{len(self.calls) + 1}",
-            user=str(body["persona"]),
+            user=user,
             number=len(self.calls) + 1,
             conversation=self.conversations[name],
-            limit=body["time_limit_s"] * US_PER_S,
+            limit=limit,
             webhook=urlsplit(webhook).path,
             started_at=self._clock.now(),
         )

@@ -24,7 +24,7 @@ from tests.simulation.dice import Dice, rng
 from tests.simulation.loop import VirtualLoop, WorldClock
 from tests.simulation.plan import CARDS, USERS, Event, Plan, conversation_of
 from tests.simulation.processes import ADMIN_KEY, PUBLIC_URL, Answer, Process
-from tests.simulation.provider import BASE, Beat, Call, Provider
+from tests.simulation.provider import BASE, SAFE, Beat, Call, Provider
 from tests.simulation.statements import Traps
 
 ORIGIN: Final = parse_instant("2026-03-01T12:00:00Z")
@@ -49,7 +49,7 @@ OUTAGE_NAP_S: Final = 10
 MISUSED: Final = 0.4
 """How often a key is used again for another request instead of the same."""
 
-SPENT: Final = 0.2
+SPENT: Final = 0.5
 """How often somebody tries to void a grant of which nothing remains, if there is one."""
 
 LEDGER_KEY: Final = "simulated-ledger-key"
@@ -321,6 +321,8 @@ class World:
                 await self._grant(event)
             case "start":
                 await self._start(event)
+            case "adopt":
+                await self._adopt(event)
             case "adjust":
                 body: dict[str, Any] = {"amount": str(args["amount"]), "reason": "a test"}
                 body |= {"allow_below_floor": True} if args["below"] else {}
@@ -412,6 +414,21 @@ class World:
             # Impatient customers ask again under the same key.
             await asyncio.sleep(90)
             await self.ask(Request("start", "POST", "/v1/sessions", body, event.args["user"], request.key))
+
+    async def _adopt(self, event: Event) -> None:
+        """A customer's own backend starts the session at the provider: soon, too late, or never."""
+        args = event.args
+        name = f"s{event.number}"
+        self.provider.conversations[name] = conversation_of(self.plan.seed, event.number, SAFE)
+        body = {"user_id": args["user"], "persona": args["user"], "scenario": name, "time_limit_s": args["asked"]}
+        answer = await self.ask(self._request(event, "start", "/v1/sessions", {**body, "start": False}))
+        webhook = answer.json().get("webhook") if answer is not None and answer.status == 201 else None
+        if answer is not None and webhook is not None:
+            self.seen["adopted"] += 1
+            if args["after"] is not None:
+                await asyncio.sleep(args["after"])
+                limit = int(answer.json()["session"]["time_limit_s"]) * US_PER_S
+                self.provider.begin(name, args["user"], limit, webhook)
 
     async def _void(self, event: Event) -> None:
         drawn = rng(self.plan.seed, "void", event.number)
