@@ -29,7 +29,7 @@ from tests.bugzoo.zoo import BUGS, NoSuchBug, bug_named
 T = TypeVar("T")
 S = TypeVar("S")
 
-LIMIT_S: Final = 180
+LIMIT_S: Final = 300
 """A run that takes longer is broken: its bug, or the layer, hangs."""
 
 SHOWN: Final = 120
