@@ -253,10 +253,7 @@ BUGS: Final = (
                 "        await transaction.execute(select(accounts).where(accounts.c.account_id == account_id))\n",
             ),
         ),
-        found_by=Run(
-            Layer.INTEGRATION,
-            only=("test_starts.py::test_of_many_starts_at_once_as_many_are_admitted_as_are_paid_for",),
-        ),
+        found_by=Run(Layer.TURNSTILE, only=("void/start",)),
     ),
     Bug(
         name="alert-without-hysteresis",

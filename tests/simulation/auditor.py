@@ -261,6 +261,24 @@ class Auditor:
     def acknowledge(self, key: str, done: Acknowledged) -> None:
         self.acknowledged.setdefault(key, done)
 
+    def check_unconfirmed(self, session: str, patience: int) -> None:
+        """Unknown is not dead: a start of unknown outcome keeps its hold until time tells; ``patience`` in µs."""
+        for row in self._ids("select account_id, id, state, requested_at from sessions where state = 'failed'"):
+            young = self._clock.now() < _us(row["requested_at"]) + patience - self._skew
+            if _public(Kind.SESSION, row) == session and young:
+                self.fail("unknown was taken for dead", session)
+
+    def check_reviews(self, patience: int) -> None:
+        """No review keeps credits for longer than ``patience``, in µs."""
+        held = self._rows(
+            "select s.scenario, max(t.at) as at from sessions s join holds h on h.account_id = s.account_id"
+            " and h.session_id = s.id join session_steps t on t.account_id = s.account_id and t.session_id = s.id"
+            " where s.state = 'review' and h.state = 'active' group by s.account_id, s.id, s.scenario"
+        )
+        for row in held:
+            if self._clock.now() > _us(row["at"]) + patience:
+                self.fail("a review keeps credits for too long", row["scenario"])
+
     def check_misuse(self, answer: Answer) -> None:
         """Another request under a key that was used must be refused."""
         if answer.status < 500 and answer.problem not in {"idempotency-conflict", "idempotency-in-flight"}:

@@ -49,6 +49,9 @@ OUTAGE_NAP_S: Final = 10
 MISUSED: Final = 0.4
 """How often a key is used again for another request instead of the same."""
 
+REVIEW_SLACK: Final = 400 * US_PER_S
+"""So much later than due, in µs, a hold of a long review may be released: processes die and stand still."""
+
 SPENT: Final = 0.5
 """How often somebody tries to void a grant of which nothing remains, if there is one."""
 
@@ -233,6 +236,8 @@ class World:
         self.seen[f"heartbeat {answer.status} {answer.problem}".rstrip()] += 1
         self.say(f"heartbeat: {answer.status} {answer.problem}")
         try:
+            if answer.status == 404:
+                self.auditor.fail("a genuine token was not known", webhook[-8:])
             self.check("heartbeat")
         except Violation as violation:
             self._break(violation)  # here it would end the provider's task alone
@@ -286,6 +291,9 @@ class World:
         if 400 <= answer.status < 500 and self.loop.now_us == began and not twice:
             self.auditor.check_no_trace(before, f"{request.operation} {answer.status} {answer.problem}")
         self.check(request.operation)
+        if answer.problem == "provider-unconfirmed":
+            patience = self._settings.unconfirmed_ttl_s
+            self.auditor.check_unconfirmed(answer.json()["session_id"], patience)
         return answer
 
     async def _send_to(self, process: Process, request: Request) -> Answer | None:
@@ -585,6 +593,7 @@ class World:
             wait_us = self.auditor.next_due()[0] - self.clock.now()
             await asyncio.sleep(max(20 * US_PER_S, min(wait_us, 300 * US_PER_S)) / US_PER_S)
             self.check("healing")
+            self.auditor.check_reviews(self._settings.review_after_s + REVIEW_SLACK)
             open_ = self.auditor.open_sessions()
             waiting = self.auditor.in_review()
             if not open_ and not self._busy and not waiting:
