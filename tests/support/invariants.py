@@ -7,6 +7,7 @@ from app.ledger.findings import Finding
 from app.ledger.keys import LedgerKeys
 from app.ledger.verify import verify
 
+VERIFY_TIMEOUT_MS = 600_000
 LEDGER_KEYS = LedgerKeys([b"test-ledger-key-0123456789"])
 """The key of :func:`tests.support.world.world`."""
 
@@ -15,7 +16,8 @@ async def findings(service_url: str, keys: LedgerKeys | None = LEDGER_KEYS) -> l
     """What ``talktime verify`` finds in a database."""
     database = Database(service_url, pool_size=1)
     try:
-        async with database.reading() as transaction:
+        # As the command does: after a long run on a busy machine a check may take longer than a request may.
+        async with database.reading(statement_timeout_ms=VERIFY_TIMEOUT_MS) as transaction:
             return (await verify(transaction, keys)).all
     finally:
         await database.close()
