@@ -56,6 +56,8 @@ _NOT_DURABLE: Final = {
     "synchronous_commit": "off",
     "full_page_writes": "off",
     "wal_level": "minimal",
+    "jit": "off",
+    "autovacuum": "off",
     "max_wal_senders": "0",
 }
 
