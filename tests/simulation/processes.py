@@ -2,11 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import CodeType
 from typing import Any, Final
 
+from fastapi import routing
 from sqlalchemy.util import LRUCache
 
 from app.gabber import Gabber
@@ -54,6 +57,35 @@ class Compiled:
 
 
 COMPILED: Final = Compiled()
+
+_dependant_plainly = routing._build_dependant_with_parameterless_dependencies
+
+
+@contextmanager
+def signatures_read_once() -> Iterator[None]:
+    """Processes are built many times in a world, of the same functions: their signatures are read for the first only.
+
+    What was read is the same but for whom it calls: each process's routes close over that process.
+    """
+    read: dict[tuple[str, CodeType, int], tuple[Any, Any, Any]] = {}
+
+    def build(*, path: str, call: Callable[..., Any], dependencies: Sequence[Any]) -> tuple[Any, Any, Any]:
+        key = (path, call.__code__, len(dependencies))
+        if key not in read:
+            read[key] = _dependant_plainly(path=path, call=call, dependencies=dependencies)
+        dependant, body_params, embedded = read[key]
+        before = [
+            replace(known, call=depends.dependency)
+            for known, depends in zip(dependant.dependencies, dependencies, strict=False)
+        ]
+        own = dependant.dependencies[len(dependencies) :]
+        return replace(dependant, call=call, dependencies=[*before, *own]), body_params, embedded
+
+    routing._build_dependant_with_parameterless_dependencies = build
+    try:
+        yield
+    finally:
+        routing._build_dependant_with_parameterless_dependencies = _dependant_plainly
 
 
 class Process:

@@ -19,6 +19,7 @@ from app.db.migrate import migrate
 from tests.simulation.auditor import Violation
 from tests.simulation.loop import Standstill, VirtualLoop
 from tests.simulation.plan import Plan
+from tests.simulation.processes import signatures_read_once
 from tests.simulation.statements import blocking_statements
 from tests.simulation.world import World, prepare
 from tests.support.postgres import WorkerDatabases, worker_databases
@@ -59,7 +60,11 @@ def databases(run_id: str, worker: str) -> Iterator[WorkerDatabases]:
     def migrate_as_owner(owner_url: str) -> None:
         migrate(owner_url, SERVICE)
 
-    with worker_databases(migrate_as_owner, run_id=run_id, worker=worker) as found, prepared(found) as ready:
+    with (
+        signatures_read_once(),
+        worker_databases(migrate_as_owner, run_id=run_id, worker=worker) as found,
+        prepared(found) as ready,
+    ):
         yield ready
 
 
