@@ -21,7 +21,7 @@ from tests.turnstile.pairs import MEETINGS, Meeting
 from tests.turnstile.runner import Report, Violation, examine, read_schedule, replay
 from tests.turnstile.stage import databases_of_one_run
 
-HEAD = f"{'meeting':<28}{'steps':>10}{'runs':>7}{'of':>7}{'cut':>6}{'blocked':>9}{'outcomes':>10}{'serial':>8}{'s':>7}"
+HEAD = f"{'meeting':<28}{'steps':>10}{'runs':>7}{'of':>7}{'missed':>8}{'cut':>6}{'blocked':>9}{'outcomes':>10}{'serial':>8}{'s':>7}"
 MOST_FAULTS = 10
 
 
@@ -83,9 +83,10 @@ async def _examine(asked: Asked, databases: WorkerDatabases) -> int:
             show_outcomes(report)
         reports.append(report)
     runs, cut = sum(report.runs for report in reports), sum(report.cut for report in reports)
-    known, seconds = sum(report.known for report in reports), sum(report.seconds for report in reports)
+    known, missed = sum(report.known for report in reports), sum(report.missed for report in reports)
+    seconds = sum(report.seconds for report in reports)
     rate = (runs + cut) / seconds
-    print(f"{runs} of {known} runs, {cut} more cut, {seconds:.0f} s, {rate:.0f} a second")
+    print(f"{runs} of {known} runs, {missed} not brought about, {cut} more cut, {seconds:.0f} s, {rate:.0f} a second")
     wrong = [report.meeting.name for report in reports if not report.held]
     print(f"wrong: {', '.join(wrong)}" if wrong else "all held")
     return 1 if wrong else 0
@@ -98,8 +99,9 @@ def _progress(line: str) -> None:
 def line(report: Report) -> str:
     """One line of the table."""
     steps = "+".join(str(count) for count in report.steps)
-    numbers = f"{report.runs:>7}{report.known:>7}{report.cut:>6}{report.blocked:>9}{len(report.outcomes):>10}"
-    return f"{report.meeting.name:<28}{steps:>10}{numbers}{report.serial:>8}{report.seconds:>7.1f}"
+    numbers = f"{report.runs:>7}{report.known:>7}{report.missed:>8}{report.cut:>6}"
+    outcomes = f"{report.blocked:>9}{len(report.outcomes):>10}{report.serial:>8}"
+    return f"{report.meeting.name:<28}{steps:>10}{numbers}{outcomes}{report.seconds:>7.1f}"
 
 
 def show(report: Report) -> None:
