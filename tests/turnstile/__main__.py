@@ -21,7 +21,10 @@ from tests.turnstile.pairs import MEETINGS, Meeting
 from tests.turnstile.runner import Report, Violation, examine, read_schedule, replay
 from tests.turnstile.stage import databases_of_one_run
 
-HEAD = f"{'meeting':<28}{'steps':>10}{'runs':>7}{'of':>7}{'missed':>8}{'cut':>6}{'blocked':>9}{'outcomes':>10}{'serial':>8}{'s':>7}"
+HEAD = (
+    f"{'meeting':<28}{'steps':>10}{'runs':>7}{'of':>7}{'missed':>8}{'cut':>6}"
+    f"{'blocked':>9}{'outcomes':>10}{'serial':>8}{'s':>7}"
+)
 MOST_FAULTS = 10
 
 
