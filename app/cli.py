@@ -1,6 +1,7 @@
 """The ``talktime`` command."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,14 +16,17 @@ from app.commands.finance import finance
 from app.commands.ledger import balance, grant, statement
 from app.commands.verification import export, verify
 from app.core.ids import Kind, parse_public_id
+from app.core.outages import Outage
 from app.core.rate_card import RateCard
-from app.db.database import Database, DatabaseUnavailable
+from app.core.units import Instant
+from app.db.database import Database, DatabaseUnavailable, Transaction
 from app.db.embedded import EmbeddedPostgresError
 from app.db.migrate import migrate as run_migrations
 from app.demo.command import demo
 from app.errors import Problem
 from app.pricing.cards import default_card, find_card
 from app.pricing.preview import card_of, preview, rate_document, read_preview
+from app.receiving import load_outages
 from app.running import database_of
 from app.running import serve as run_server
 from app.settings import BadSettings, Settings, load_settings
@@ -125,10 +129,14 @@ def explain(
     if key is None:
         fail(f"{session!r} is no session's id: those begin with ses_ and have 56 characters")
     settings = settings_with(data_dir)
+    clock = settings.make_clock()
+
+    async def outages(transaction: Transaction, since: Instant) -> Sequence[Outage]:
+        return await load_outages(transaction, since, clock.now())
 
     async def read(database: Database) -> dict[str, Any]:
         async with database.reading() as transaction:
-            return await charge_document(transaction, key)
+            return await charge_document(transaction, key, outages)
 
     _show(with_database(settings, read, existing=True), as_json=as_json)
 

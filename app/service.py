@@ -47,6 +47,7 @@ from app.ports.randomness import Randomness, SystemRandomness
 from app.pricing.cards import ensure_default_card
 from app.pricing.routes import pricing_routes
 from app.pricing.thresholds import CardThresholds
+from app.receiving import REPORT_EVERY, Receiving
 from app.schedule.alarms import Alarms
 from app.schedule.jobs import Jobs
 from app.sessions.routes import session_routes
@@ -89,8 +90,10 @@ class Service:
         clock: Clock | None = None,
         randomness: Randomness | None = None,
         gabber: Gabber | None = None,
+        report_every: Micros = REPORT_EVERY,
     ) -> None:
-        """Clock, randomness and provider are made from the settings where none is given.
+        """Clock, randomness and provider are made from the settings where none is given; ``report_every``: how often we
+        say that we are receiving.
 
         Raises :class:`~app.settings.BadSettings` where a setting is missing that serving needs.
         """
@@ -131,6 +134,8 @@ class Service:
                 webhook_base=settings.public_url + PATH,
             ),
         )
+        self._report_every_s = max(FASTEST_WAKE_S, self._clock.real_seconds(report_every))
+        self.receiving = Receiving(self.database, self._clock, ids, self._passes_in(self._report_every_s))
         lease = Micros(PULL_DEADLINE_TIMEOUTS * settings.provider_timeout_s + LEASE_MARGIN)
         self.reconciler = Reconciler(
             database=self.database,
@@ -139,6 +144,7 @@ class Service:
             leases=Leases(self.database, self._clock, ids, lease),
             clock=self._clock,
             randomness=randomness,
+            receiving=self.receiving,
             limits=ReconcileLimits(
                 reconcile_interval=settings.reconcile_interval_s,
                 settle_delay=settings.settle_delay_s,
@@ -182,7 +188,7 @@ class Service:
         )
         for router in (
             session_routes(self.database, self.starts),
-            settlement_routes(self.database, self.reconciler, self._endings),
+            settlement_routes(self.database, self.reconciler, self._endings, self.receiving),
             session_correction_routes(
                 self.database,
                 self.ledger,
@@ -242,6 +248,7 @@ class Service:
         async with self.database.transaction() as transaction:
             await ensure_default_card(transaction, self._ids, self._clock.now())
         self._writer.start()
+        await self.receiving.report()
 
     def set_alarms(self) -> None:
         """Wake reconciliation and upkeep from here on."""
@@ -249,6 +256,7 @@ class Service:
         wake_s = max(FASTEST_WAKE_S, self._clock.real_seconds(wake))
         self._alarms.every(wake_s, "reconcile", self._reconcile_round)
         self._alarms.every(wake_s, "due", self.post_due)
+        self._alarms.every(self._report_every_s, "receiving", self.receiving.report)
         self._alarms.every(PURGE_CHECK_S, "purge", self.purge)
         self._alarms.every(CLOCK_CHECK_S, "clock", self.check_clock)
         self._alarms.every(PARTITION_CHECK_S, "partitions", self.make_partitions)
@@ -260,6 +268,7 @@ class Service:
         if self._rounds:
             await asyncio.wait(self._rounds)
         await self._writer.close()
+        await self.receiving.report_the_end()
         await self._gabber.aclose()
         await self.database.close()
 
@@ -268,6 +277,10 @@ class Service:
         self._rounds.add(task)
         task.add_done_callback(self._rounds.discard)
         await asyncio.shield(task)
+
+    def _passes_in(self, real_s: float) -> Micros:
+        """How much passes on our clock in so much real time."""
+        return Micros(round(real_s / self._clock.real_seconds(Micros(US_PER_S)) * US_PER_S))
 
     async def check_clock(self) -> None:
         """Measure how far our clock is from the database's, and follow it if that is not far."""
@@ -291,8 +304,13 @@ class Service:
         await self._jobs.run("post-due", SLOWEST_WAKE, lambda: post_due(self.database, self.ledger, self._clock.now()))
 
     async def purge(self) -> None:
-        """Forget stored answers that were kept long enough."""
-        await self._jobs.run("purge", PURGE_EVERY, lambda: purge(self.database, self._clock.now()))
+        """Forget stored answers that were kept long enough; join what tells when we were receiving."""
+
+        async def work() -> None:
+            await purge(self.database, self._clock.now())
+            await self.receiving.compact()
+
+        await self._jobs.run("purge", PURGE_EVERY, work)
 
     async def reconcile(self, session: AccountThing) -> object:
         """Work on one session now."""

@@ -50,6 +50,11 @@ def show_charge(console: Console, document: dict[str, Any]) -> None:
     console.print(_proof(document))
     for anomaly in document["anomalies"]:
         console.print(f"[yellow]{anomaly}[/yellow]: {ANOMALIES.get(anomaly, '')}")
+    for outage in document.get("own_outages", []):
+        console.print(
+            f"[yellow]own_outage[/yellow]: we received no heartbeats from {_s(outage['from_s'])} to"
+            f" {_s(outage['to_s'])}."
+        )
     console.print(_pieces(document))
 
 
@@ -95,6 +100,8 @@ def _pieces(document: dict[str, Any]) -> Table:
         column.justify = "right"
     for piece in document["pieces"]:
         billed = f"x {piece['factor']}" if piece["billed"] else f"no: {piece['reason']}"
+        if piece.get("own_outage"):
+            billed += ", own_outage"
         table.add_row(_s(piece["from_s"]), _s(piece["to_s"]), piece["type"], billed)
     return table
 

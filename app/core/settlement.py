@@ -1,9 +1,11 @@
 """When a session is over and what comes next (docs/charging.md §10)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from app.core.charge import Charge
+from app.core.outages import Outage, passed_by
 from app.core.timeline import Anomaly
 from app.core.units import Instant, Micros
 
@@ -39,14 +41,24 @@ class Review:
     why: str
 
 
-def over_at(charge: Charge, *, gap: Micros, time_limit: Micros, heard: bool, no_heartbeat_grace: Micros) -> Instant:
+def over_at(
+    charge: Charge,
+    *,
+    gap: Micros,
+    time_limit: Micros,
+    heard: bool,
+    no_heartbeat_grace: Micros,
+    outages: Sequence[Outage] = (),
+) -> Instant:
     """When the session is or will be over: G after its last proof of life, at the latest G after its time limit.
 
     ``heard``: a heartbeat came. Without any, the provider may simply not reach us, so ``no_heartbeat_grace`` takes the
-    place of a shorter G.
+    place of a shorter G. While ``outages`` lasted nobody could prove that it lives, so they do not count. The time
+    limit is the provider's to keep, whether it reaches us or not.
     """
     patience = gap if heard else max(gap, no_heartbeat_grace)
-    return Instant(charge.origin.at + min(charge.last_proof + patience, time_limit + gap))
+    silent_at = passed_by(Instant(charge.origin.at + charge.last_proof), patience, outages)
+    return min(silent_at, Instant(charge.origin.at + time_limit + gap))
 
 
 def decide(

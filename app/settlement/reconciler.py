@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 import structlog
 
-from app.core.charge import Charge, charge
+from app.core.charge import Charge, Evidence, charge
 from app.core.ids import AccountThing
 from app.core.lifecycle import RECONCILED, State
+from app.core.outages import Outage, passed_by
 from app.core.settlement import Over, Review, Settle, StillLive, decide, over_at
 from app.core.units import US_PER_S, Instant, MicroCredits, Micros, seconds
 from app.core.worst_case import largest_remaining_charge
@@ -22,6 +24,7 @@ from app.ledger.book import Book, LedgerPorts
 from app.ledger.opening import open_book
 from app.ports.clock import Clock
 from app.ports.randomness import Randomness
+from app.receiving import Receiving
 from app.sessions.records import STEP_EVENTS, Session, change_session, load_session, take_step
 from app.settlement.charges import NewCharge, post_charge
 from app.settlement.evidence import StoredEvidence, card_of_session, load_evidence
@@ -74,6 +77,7 @@ class Reconciler:
         leases: Leases,
         clock: Clock,
         randomness: Randomness,
+        receiving: Receiving,
         limits: ReconcileLimits,
     ) -> None:
         self._database = database
@@ -82,6 +86,7 @@ class Reconciler:
         self._leases = leases
         self._clock = clock
         self._randomness = randomness
+        self._receiving = receiving
         self._limits = limits
 
     async def run_due(self) -> int:
@@ -126,7 +131,7 @@ class Reconciler:
             # The fence: whoever lost the lease while pulling writes nothing.
             if book is None or session is None or session.lease_token != token:
                 return Outcome.NOT_OURS
-            work = _Work(transaction, book, session, now, self._limits, self._randomness)
+            work = _Work(transaction, book, session, now, self._limits, self._randomness, self._receiving)
             # Whoever asks for a pull out of turn does not shorten a wait.
             due = session.due_at is not None and session.due_at <= now
             match session.state:
@@ -159,6 +164,7 @@ class _Work:
         now: Instant,
         limits: ReconcileLimits,
         randomness: Randomness,
+        receiving: Receiving,
     ) -> None:
         self._transaction = transaction
         self._book = book
@@ -166,6 +172,7 @@ class _Work:
         self._now = now
         self._limits = limits
         self._randomness = randomness
+        self._receiving = receiving
         self._charge: NewCharge | None = None
 
     # Starts that were never answered
@@ -177,6 +184,13 @@ class _Work:
         return Outcome.UNCONFIRMED
 
     async def give_up_waiting_for_a_heartbeat(self) -> Outcome:
+        session = self._session
+        waited = self._limits.unconfirmed_ttl
+        until = passed_by(session.requested_at, waited, await self._outages_since(session.requested_at))
+        if until > self._now:
+            # Nobody could have told us of it for a while: that does not count.
+            await change_session(self._transaction, session, due_at=until, **_RELEASED)
+            return Outcome.UNCONFIRMED
         self._book.account.release(self._session.id)
         await self._step(State.FAILED, "no heartbeat came", due_at=None)
         return Outcome.FAILED
@@ -221,13 +235,7 @@ class _Work:
         snapshot = await add_snapshot(self._transaction, session.key, pulled, earlier)
         stored = await load_evidence(self._transaction, session, interim=True, snapshots=[*earlier, snapshot])
         interim = charge(stored.evidence)
-        over = over_at(
-            interim,
-            gap=stored.evidence.card.gap,
-            time_limit=session.time_limit,
-            heard=any(heartbeat >= session.requested_at for heartbeat in stored.evidence.heartbeats),
-            no_heartbeat_grace=limits.no_heartbeat_grace,
-        )
+        over = await self._over_at(interim, stored.evidence)
         pulled_at = snapshot.pull.requested_at
         following = decide(interim, over=over, pulled_at=pulled_at, now=self._now, settle_delay=limits.settle_delay)
         match following:
@@ -255,6 +263,25 @@ class _Work:
                     await load_evidence(self._transaction, session, interim=False, snapshots=[*earlier, snapshot])
                 )
                 return Outcome.SETTLED
+
+    async def _over_at(self, interim: Charge, evidence: Evidence) -> Instant:
+        session = self._session
+        over_but_for = partial(
+            over_at,
+            interim,
+            gap=evidence.card.gap,
+            time_limit=session.time_limit,
+            heard=any(heartbeat >= session.requested_at for heartbeat in evidence.heartbeats),
+            no_heartbeat_grace=self._limits.no_heartbeat_grace,
+        )
+        over = over_but_for()
+        if over > self._now:
+            return over
+        # Outages can only put it off.
+        return over_but_for(outages=await self._outages_since(interim.origin.at))
+
+    async def _outages_since(self, since: Instant) -> tuple[Outage, ...]:
+        return await self._receiving.outages(self._transaction, since)
 
     async def _update(
         self, stored: StoredEvidence, interim: Charge, state: State, over: Instant | None, due_at: Instant

@@ -1,5 +1,6 @@
 """A session's charge and the evidence for it."""
 
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -11,7 +12,8 @@ from starlette.responses import Response
 from app.core.charge import charge
 from app.core.ids import AccountThing, Kind, public_id
 from app.core.lossless_json import dumps, plain_json
-from app.core.units import MicroCredits, format_credits, format_instant
+from app.core.outages import Outage
+from app.core.units import Instant, MicroCredits, format_credits, format_instant
 from app.db.database import Database, Transaction
 from app.db.tables import charges, ticks
 from app.errors import BUSY, PROVIDER_UNAVAILABLE, Problem
@@ -22,16 +24,21 @@ from app.http.idempotency import idempotency_key
 from app.http.pages import Cursor, Limit, cursor_instant, make_cursor, page, page_limit, read_cursor
 from app.ledger.rows import paid_debits
 from app.pricing.explanation import explain
+from app.receiving import Receiving
 from app.sessions.documents import session_document
 from app.sessions.records import Session, load_session
 from app.sessions.routes import session_key, unknown_session
 from app.settlement.ending import Endings
 from app.settlement.evidence import load_charged_evidence, load_evidence
+from app.settlement.own_outages import with_own_outages
 from app.settlement.reconciler import Outcome, Reconciler
 from app.timelines.snapshots import load_snapshots
 
+LoadOutages = Callable[[Transaction, Instant], Awaitable[Sequence[Outage]]]
+"""Our outages from an instant on, as :meth:`app.receiving.Receiving.outages` finds them."""
 
-async def charge_document(transaction: Transaction, key: AccountThing) -> dict[str, Any]:
+
+async def charge_document(transaction: Transaction, key: AccountThing, load_outages: LoadOutages) -> dict[str, Any]:
     """The explanation of a session's posted charge or, while there is none, of what has accrued. 404 if unknown."""
     session = await load_session(transaction, key)
     if session is None:
@@ -40,9 +47,13 @@ async def charge_document(transaction: Transaction, key: AccountThing) -> dict[s
     final = stored is not None
     if stored is None:
         stored = await load_evidence(transaction, session, interim=True)
-    document = explain(charge(stored.evidence), stored.evidence.card)
+    rated = charge(stored.evidence)
+    outages = await load_outages(transaction, session.requested_at)
+    if session.over_at is not None:
+        outages = [outage for outage in outages if outage.start < session.over_at]
+    document = explain(rated, stored.evidence.card)
     return {
-        **document,
+        **with_own_outages(document, rated, stored.evidence, outages),
         "session_id": session.public_id,
         "state": session.state.value,
         "final": final,
@@ -67,13 +78,13 @@ async def _posted(transaction: Transaction, session: Session) -> dict[str, Any]:
     }
 
 
-def settlement_routes(database: Database, reconciler: Reconciler, endings: Endings) -> APIRouter:
+def settlement_routes(database: Database, reconciler: Reconciler, endings: Endings, receiving: Receiving) -> APIRouter:
     router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
     @router.get("/{session_id}/charge", summary="What a session costs, and why")
     async def get_charge(session_id: str) -> Response:
         async with database.reading() as transaction:
-            return json_response(await charge_document(transaction, session_key(session_id)))
+            return json_response(await charge_document(transaction, session_key(session_id), receiving.outages))
 
     @router.get("/{session_id}/heartbeats", summary="The heartbeats that we received, in order")
     async def heartbeats(session_id: str, limit: Limit = None, cursor: Cursor = None) -> Response:

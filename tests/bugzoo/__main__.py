@@ -48,8 +48,8 @@ SURVEYED: Final = {
         only=tuple(
             f"test_{name}.py"
             for name in (
-                "heartbeats", "settlement", "starts", "corrections", "limits_and_alerts", "due_and_purge", "balances",
-                "repeated_requests", "the_way", "verify", "roll_forward", "statements",
+                "heartbeats", "settlement", "own_outages", "starts", "corrections", "limits_and_alerts",
+                "due_and_purge", "balances", "repeated_requests", "the_way", "verify", "roll_forward", "statements",
             )
         ),
     ),

@@ -411,6 +411,30 @@ BUGS: Final = (
         found_by=_cut("reconcile: release"),
     ),
     Bug(
+        name="given-up-unheard",
+        does="an ambiguous start is given up for a silence in which our own outage lasted",
+        patches=(
+            Patch(
+                "app.settlement.reconciler",
+                "        if until > self._now:\n",
+                "        if until < session.requested_at:\n",
+            ),
+        ),
+        found_by=Run(Layer.SIM, seed=128),
+    ),
+    Bug(
+        name="deaf-until-proven-dead",
+        does="a session is over because it was silent while we were away",
+        patches=(
+            Patch(
+                "app.core.settlement",
+                "passed_by(Instant(charge.origin.at + charge.last_proof), patience, outages)",
+                "passed_by(Instant(charge.origin.at + charge.last_proof), patience, ())",
+            ),
+        ),
+        found_by=Run(Layer.INTEGRATION, only=("test_own_outages.py",)),
+    ),
+    Bug(
         name="contradictions-settled",
         does="a timeline that shrank is settled as it is instead of being reviewed",
         patches=(

@@ -98,6 +98,9 @@ select (select min(greatest(due_at, coalesce(lease_until, due_at))) from session
   (select min(next_due_at) from accounts) as account
 """
 NEVER: Final = 1 << 62
+UNCONFIRMED_TTL: Final = 180_000_000
+LONG_OUTAGE: Final = 200_000_000
+"""In µs: longer than a process may say nothing and be taken to receive."""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ENDED: Final = ("settled", "failed", "review")
 
@@ -147,6 +150,8 @@ class Auditor:
         """Users whose floor was lowered on purpose."""
         self.acknowledged: dict[str, Acknowledged] = {}
         """By idempotency key: what is answered twice happened once."""
+        self.down: list[tuple[int, int]] = []
+        """From when to when the database could not be reached."""
         self._reasons: Counter[str] = Counter()
 
     def fail(self, kind: str, detail: str) -> None:
@@ -310,6 +315,7 @@ class Auditor:
         for row in sessions:
             await self._audit_session(row, read)
         self._audit_starts(sessions)
+        self._audit_patience()
         self._audit_ledger(sessions)
 
     async def _audit_session(self, row: Mapping[str, Any], read: Read) -> None:
@@ -326,6 +332,7 @@ class Auditor:
         pulls, honest = self._genuine_pulls(call, snapshots["data"])
         heartbeats = [_instant(text) for text in document["heartbeats"]]
         self._check_heartbeats(call, row, heartbeats)
+        self._check_outages(f"{row['scenario']} ({public[-12:]})", row, document)
         if not pulls:
             return
         card = charging.card_of(document["rate_card"])
@@ -443,6 +450,36 @@ class Auditor:
             heard = [beat for beat in call.beats if beat.genuine and beat.status == 204]
             if heard and (call.id not in bound or bound[call.id]["state"] == "failed"):
                 self.fail("a session that lives is lost", call.id)
+
+    def _audit_patience(self) -> None:
+        """Nobody is given up for a silence in which he could not be heard."""
+        for row in self._rows(
+            "select s.requested_at, s.scenario, t.at from sessions s"
+            " join session_steps t on t.account_id = s.account_id and t.session_id = s.id"
+            " where t.to_state = 'failed' and t.from_state = 'unconfirmed'"
+        ):
+            asked, given_up = _us(row["requested_at"]), _us(row["at"])
+            deaf = sum(max(0, min(end, given_up) - max(start, asked)) for start, end in self._long_outages())
+            if given_up - asked - deaf < UNCONFIRMED_TTL - 2 * self._skew:
+                self.fail("given up while it could not be heard", row["scenario"])
+
+    def _long_outages(self) -> list[tuple[int, int]]:
+        """Those that no nap of ours can hide."""
+        return [(start, end) for start, end in self.down if end - start >= LONG_OUTAGE]
+
+    def _check_outages(self, name: str, row: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+        """The explanation tells of each outage of ours in the session's life, and of no other."""
+        told = [(_instant(one["from"]), _instant(one["to"])) for one in document["own_outages"]]
+        for start, end in self._long_outages():
+            lived = _us(row["requested_at"]) < start and end < _us(row["over_at"] or row["requested_at"])
+            if lived and not any(a <= start + 2 * self._skew and b >= end - 2 * self._skew for a, b in told):
+                self.fail("an outage of ours is not told", f"{name}: {start} to {end}, but {told}")
+            self._reasons["own outage"] += lived
+        if told and not self._traps.fired:
+            self.fail("an outage that never was", f"{name}: {told}")
+        marked = [piece for piece in document["pieces"] if piece["own_outage"]]
+        if marked and not told:
+            self.fail("silence is blamed on no outage", f"{name}: {marked}")
 
     def _audit_ledger(self, sessions: Sequence[Mapping[str, Any]]) -> None:
         """Each entry has its cause, each acknowledged cause its entries."""

@@ -24,7 +24,7 @@ _BRANCHES: Final = (
     "heartbeat/after the end", "hold lower", "hold release", "hold settle", "hold start", "idempotency-key-expired",
     "killed", "limits 200", "misused key", "not billed: after_last_proof", "not billed: after_time_limit",
     "not billed: before_charge_start", "not billed: included", "not billed: no_proof_of_life",
-    "not billed: short_session", "not billed: silence_cap", "not billed: unknown_type", "odd 422",
+    "not billed: short_session", "not billed: silence_cap", "not billed: unknown_type", "odd 422", "own outage",
     "pull 200", "pull 502 provider-unavailable", "refund 201", "refund 409 refund-exceeds-charge", "rerate 200",
     "rerate 409 session-written-off", "review 200", "start 201", "start 402 insufficient-credits",
     "start 422 persona-not-accepted", "start 502 provider-refused", "start 504 provider-unconfirmed",

@@ -92,6 +92,19 @@ def plan_of(seed: int) -> Plan:
         plan(when, "start", user=draw.choice(USERS), asked=300, fault=fault)
         if fault != "names another":
             plan(when + US_PER_S, "deaf", seconds=draw.choice([20, 200]))
+    # Drawn by itself, so that what else a seed plans stays as it was.
+    away = rng(seed, "away")
+    if away.random() < 0.06:
+        # For longer than silence is borne, while a session runs.
+        when = int(away.uniform(6, 100) * US_PER_S)
+        plan(when - 6 * US_PER_S, "grant", user=USERS[0], amount=3000, terms={}, effective_in=0, lasts=None)
+        plan(when, "start", user=USERS[0], asked=600, fault=SAFE)
+        plan(when + away.choice([10, 40]) * US_PER_S, "outage", seconds=300)
+    if away.random() < 0.03:
+        # While a heartbeat is waited for that may still come.
+        when = int(away.uniform(6, 100) * US_PER_S)
+        plan(when, "start", user=USERS[1], asked=300, fault=away.choice(["drop after", "500 after"]))
+        plan(when + 15 * US_PER_S, "outage", seconds=300)
     for kind in draw.choices(
         ["grant", "adjust", "void", "limits", "card", "controls", "odd", "pull", "look", "start", "repeat", "outage",
          "kill", "purge", "review", "deaf", "blind"],

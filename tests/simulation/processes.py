@@ -12,6 +12,7 @@ from typing import Any, Final
 from fastapi import routing
 from sqlalchemy.util import LRUCache
 
+from app.core.units import Micros
 from app.gabber import Gabber
 from app.ports.randomness import SeededRandomness
 from app.service import Service
@@ -92,7 +93,15 @@ class Process:
     """One process of the service. :meth:`start` it; a trap or :meth:`die` ends it, memory and all."""
 
     def __init__(
-        self, name: str, settings: Settings, url: str, clock: WorldClock, seed: str, provider: Provider, traps: Traps
+        self,
+        name: str,
+        settings: Settings,
+        url: str,
+        clock: WorldClock,
+        seed: str,
+        provider: Provider,
+        traps: Traps,
+        report_every: Micros,
     ) -> None:
         self.name = name
         self.clock = clock
@@ -110,7 +119,9 @@ class Process:
             transport=provider,
         )
         randomness = SeededRandomness(0, seed)
-        self.service = Service(settings, url, clock=clock, randomness=randomness, gabber=gabber)
+        self.service = Service(
+            settings, url, clock=clock, randomness=randomness, gabber=gabber, report_every=report_every
+        )
         COMPILED.share(self.service)
 
     @property

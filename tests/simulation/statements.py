@@ -21,6 +21,10 @@ from psycopg import pq, waiting
 TRAPS: Final = ("dies before", "dies after", "cut before", "cut after", "stalls before")
 
 
+RECEIVING: Final = "receiving"
+"""The operation that says that heartbeats are received: it commits most often, and nothing that is looked at."""
+
+
 class Died(BaseException):
     """The process is dead. No handler of the application may catch it, as none would run."""
 
@@ -142,7 +146,8 @@ def _blocking(connection: psycopg.AsyncConnection[Any], gen: Any, interval: floa
 async def _around_commit(
     connection: psycopg.AsyncConnection[Any], life: Life, operation: Operation | None, commit: Any
 ) -> Any:
-    life.traps.commits += 1
+    if operation is None or operation.name != RECEIVING:
+        life.traps.commits += 1
     if operation is None:
         return commit()
     point = operation.point

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import psycopg
 
-from app.core.units import US_PER_S, Instant, format_instant, parse_instant
+from app.core.units import US_PER_S, Instant, Micros, format_instant, parse_instant
 from app.ledger.findings import Finding
 from app.ledger.verify import verify
 from app.settings import Settings, load_settings
@@ -42,6 +42,12 @@ HEALED_WITHIN_S: Final = 6 * 3600
 
 NAP: Final = 60 * US_PER_S
 """Alarms look at least so often whether anything is due, in µs; the real ones do every second."""
+
+REPORT_EVERY: Final = 60 * US_PER_S
+"""How often a process is taken to say that it receives heartbeats, in µs. The real one does every 5 s."""
+
+UNREPORTED: Final = 110 * US_PER_S
+"""It says so after so long, in µs, and may be a nap late: before thrice the interval nobody minds."""
 
 OUTAGE_NAP_S: Final = 10
 """While the database is down, alarms are simulated this far apart only."""
@@ -176,7 +182,7 @@ class World:
         name = f"{place}.{self._lives}"
         clock = self.clock.skewed(skew)
         seed = f"{self.plan.seed}/{name}"
-        process = Process(name, self._settings, self._url, clock, seed, self.provider, self.traps)
+        process = Process(name, self._settings, self._url, clock, seed, self.provider, self.traps, Micros(REPORT_EVERY))
         if await process.start():
             self.say(f"process {name} is up")
             self._processes[place] = process
@@ -189,7 +195,7 @@ class World:
 
     async def _work(self, place: int) -> None:
         """The alarms of one process: reconciliation and what time brings, soon after they are due."""
-        rounds = 0
+        rounds, reported_at = 0, 0
         while not self._resting:
             rounds += 1
             drawn = rng(self.plan.seed, "alarm", place, rounds)
@@ -200,6 +206,9 @@ class World:
             process = self._processes[place]
             if process is None:
                 continue
+            if self.clock.now() - reported_at >= UNREPORTED:
+                reported_at = self.clock.now()
+                self._spawn(self._round(process, "receiving", process.service.receiving.report))
             session_due_at, account_due_at = self.auditor.next_due()
             # A round that takes long does not hold up the next.
             if account_due_at <= self.clock.now() + SKEW:
@@ -216,7 +225,8 @@ class World:
                 self.auditor.fail(f"{operation} broke", repr(error))
         finally:
             self._busy -= 1
-        self.check(operation)
+        if operation != "receiving":
+            self.check(operation)
 
     def _excused(self) -> bool:
         """Whether a failure of the database is nobody's fault but the world's."""
@@ -372,10 +382,12 @@ class World:
             case "late beat":
                 await self._late_beat(event)
             case "outage":
+                began = self.clock.now()
                 self.traps.down = True
                 self.traps.fired[DOWN] += 1
                 await asyncio.sleep(args["seconds"])
                 self.traps.down = False
+                self.auditor.down.append((began, self.clock.now()))
             case "deaf":
                 self._deaf += 1
                 self.traps.fired["deaf"] += 1
@@ -670,7 +682,7 @@ async def prepare(url: str) -> None:
         return None
 
     provider = Provider(clock, Dice(0, {}, ("start", "500")), nowhere)
-    process = Process("first", world_settings(), url, clock, "first", provider, traps)
+    process = Process("first", world_settings(), url, clock, "first", provider, traps, Micros(REPORT_EVERY))
     assert await process.start()
     await process.stop()
 

@@ -18,6 +18,7 @@ from tests.support.scripted_provider import ScriptedProvider
 
 ADMIN_KEY = "test-admin-key-0123456789"
 PUBLIC_URL = "http://talktime.example"
+FORGET_REPORTS = "delete from receiving"
 
 
 @dataclass
@@ -116,9 +117,18 @@ class World:
 
 @asynccontextmanager
 async def world(
-    database_url: str, provider: ScriptedProvider, *, clock: ManualClock | None = None, **settings: Any
+    database_url: str,
+    provider: ScriptedProvider,
+    *,
+    clock: ManualClock | None = None,
+    reports: bool = False,
+    **settings: Any,
 ) -> AsyncIterator[World]:
-    """Run a service on ``database_url``; ``settings`` are fields of :class:`app.settings.Settings`."""
+    """Run a service on ``database_url``; ``settings`` are fields of :class:`app.settings.Settings`.
+
+    Time passes in leaps here. Unless ``reports``, nothing is known of when the service was receiving, so that a leap is
+    not an outage.
+    """
     clock = clock or ManualClock()
     loaded = load_settings(
         database_url=database_url,
@@ -132,6 +142,8 @@ async def world(
     )
     service = Service(loaded, database_url, clock=clock)
     await service.start()
+    if not reports:
+        tell(database_url, FORGET_REPORTS)
     transport = httpx.ASGITransport(app=service.app, raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
     try:
@@ -141,3 +153,5 @@ async def world(
             made.retire()
     finally:
         await service.stop()
+        if not reports:
+            tell(database_url, FORGET_REPORTS)
