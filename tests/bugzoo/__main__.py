@@ -49,7 +49,7 @@ SURVEYED: Final = {
             f"test_{name}.py"
             for name in (
                 "heartbeats", "settlement", "starts", "corrections", "limits_and_alerts", "due_and_purge", "balances",
-                "repeated_requests", "the_way", "verify", "roll_forward", "statements",
+                "repeated_requests", "the_way", "verify", "roll_forward", "statements", "retention", "replay",
             )
         ),
     ),

@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import psycopg
 import pytest
@@ -114,7 +115,7 @@ def _of(alias: str, columns: str) -> str:
     return ", ".join(f"{alias}.{column}" for column in columns.split(", "))
 
 
-def read(result: Result) -> dict[str, object]:
+def read(result: Result) -> dict[str, Any]:
     return dict(json.loads(result.stdout))
 
 
@@ -130,7 +131,7 @@ def document_of(stored: Stored) -> bytes:
 def test_a_session_comes_out_the_same(run: Run, stored: Stored) -> None:
     told = run(stored.session, "--json")
     assert told.exit_code == 0, told.output
-    (charge,) = read(told)["charges"]  # type: ignore[misc]
+    (charge,) = read(told)["charges"]
     amount = json.loads(document_of(stored))["amount"]
     assert charge == {
         "session_id": stored.session,
@@ -189,7 +190,7 @@ def test_whatever_was_changed_shows(run: Run, stored: Stored, table: str, change
     with tampered(stored, table, change, mine):
         told = run(stored.session, "--json")
         assert told.exit_code == 1, told.output
-        (charge,) = read(told)["charges"]  # type: ignore[misc]
+        (charge,) = read(told)["charges"]
         assert expected <= {item["what"] for item in charge["differences"]}
         assert charge["identical"] is False
         every = run("--json")
@@ -233,7 +234,7 @@ def test_a_forged_document_shows_where_it_differs(
     ):
         told = run(stored.session, "--json")
         assert told.exit_code == 1
-        (charge,) = read(told)["charges"]  # type: ignore[misc]
+        (charge,) = read(told)["charges"]
         assert expected in {item["what"] for item in charge["differences"]}
         verified = CliRunner().invoke(cli, ["verify", "--json"])
         assert verified.exit_code == 0, "docs/invariants.md says that verify does not see this"
@@ -244,7 +245,7 @@ def test_a_document_that_differs_everywhere_is_cut_short(run: Run, stored: Store
     with tampered(
         stored, "charges", f"document = {bytea(zlib.compress(forged))}", f"session_id = '{stored.session_id}'"
     ):
-        (charge,) = read(run(stored.session, "--json"))["charges"]  # type: ignore[misc]
+        (charge,) = read(run(stored.session, "--json"))["charges"]
         assert len(charge["differences"]) == 21
         assert charge["differences"][-1]["stored"].endswith("more places differ")
 
