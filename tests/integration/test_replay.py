@@ -15,8 +15,10 @@ from typer.testing import CliRunner, Result
 from app.cli import cli
 from app.core.engines import ENGINES, UnknownEngine, engine_of
 from app.core.units import parse_instant
+from app.db.database import Database
 from app.db.embedded import DatabaseUrls
 from app.errors import Problem
+from app.settlement import replay
 from tests.support.clock import ManualClock
 from tests.support.postgres import WorkerDatabases, ask
 from tests.support.scripted_provider import ProviderHost, ScriptedProvider
@@ -272,3 +274,26 @@ def test_every_engine_can_be_asked_for_and_no_other() -> None:
     assert all(engine_of(version) is ENGINES[version] for version in ENGINES)
     with pytest.raises(UnknownEngine, match="there is no engine '0' here, only 1"):
         engine_of("0")
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 3])
+def test_all_are_replayed_however_many_are_read_at_once(
+    stored: Stored, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    monkeypatch.setattr(replay, "AT_ONCE", at_once)
+    told: list[tuple[str, int, int]] = []
+    different: list[replay.Replayed] = []
+
+    async def run_all() -> replay.Count:
+        database = Database(stored.urls.service, pool_size=1)
+        try:
+            return await replay.replay_all(database, different.append, progress=lambda *of: told.append(of))
+        finally:
+            await database.close()
+
+    with tampered(stored, "sessions", "leakage = leakage + 1", "state = 'settled'"):
+        count = asyncio.run(run_all())
+    assert (count.sessions, count.charges, count.different) == (2, 2, 2)
+    assert {one.session for one in different} == {stored.session, stored.other}
+    assert told[-1] == ("settled sessions", 2, 2)
+    assert len(told) == {1: 3, 2: 2, 3: 1}[at_once]
