@@ -11,11 +11,11 @@ from sqlalchemy.exc import OperationalError
 from typer import Argument, Option
 
 from app import __version__
-from app.commands.common import AsJson, DataDir, fail, print_json, settings_with, with_database
+from app.commands.common import AsJson, DataDir, fail, print_json, session_key_of, settings_with, with_database
 from app.commands.finance import finance
 from app.commands.ledger import balance, grant, statement
+from app.commands.replay import replay
 from app.commands.verification import export, verify
-from app.core.ids import Kind, parse_public_id
 from app.core.outages import Outage
 from app.core.rate_card import RateCard
 from app.core.units import Instant
@@ -47,6 +47,7 @@ cli.command("balance")(balance)
 cli.command("statement")(statement)
 cli.command("finance")(finance)
 cli.command("verify")(verify)
+cli.command("replay")(replay)
 cli.add_typer(export)
 
 
@@ -125,9 +126,7 @@ def explain(
     as_json: AsJson = False,
 ) -> None:
     """Explain what a session costs, bucket by bucket."""
-    key = parse_public_id(Kind.SESSION, session)
-    if key is None:
-        fail(f"{session!r} is no session's id: those begin with ses_ and have 56 characters")
+    key = session_key_of(session)
     settings = settings_with(data_dir)
     clock = settings.make_clock()
 

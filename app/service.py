@@ -32,6 +32,7 @@ from app.gabber import Capabilities, Gabber
 from app.gabber.client import PULL_DEADLINE_TIMEOUTS
 from app.heartbeats.binding import Bindings
 from app.heartbeats.endpoint import PATH, HeartbeatEndpoint
+from app.heartbeats.retention import drop_old_ticks
 from app.heartbeats.writer import TickWriter
 from app.http.answers import problem_response
 from app.http.auth import Authenticator
@@ -72,6 +73,9 @@ PURGE_EVERY: Final = Micros(600 * US_PER_S)
 PARTITION_CHECK_S: Final = 3600.0
 PARTITION_DAYS: Final = 7
 """Partitions for heartbeats are made so many days ahead."""
+
+RETENTION_CHECK_S: Final = 600.0
+RETENTION_EVERY: Final = Micros(3600 * US_PER_S)
 
 MAX_DISAGREEMENT: Final = Micros(US_PER_S)
 """Our clock may be this far from the database's; further off, the service is not ready."""
@@ -166,6 +170,7 @@ class Service:
         self._jobs = Jobs(self.database, self._clock, ids)
         self._alarms = Alarms()
         self._reconcile_interval = settings.reconcile_interval_s
+        self._retention = Micros(settings.tick_retention_days * US_PER_DAY)
         self._rounds: set[asyncio.Task[object]] = set()
         self._disagreement: Micros | None = None
         self.app: ASGIApp = _Front(heartbeats, self._build_api(settings))
@@ -260,6 +265,7 @@ class Service:
         self._alarms.every(PURGE_CHECK_S, "purge", self.purge)
         self._alarms.every(CLOCK_CHECK_S, "clock", self.check_clock)
         self._alarms.every(PARTITION_CHECK_S, "partitions", self.make_partitions)
+        self._alarms.every(RETENTION_CHECK_S, "retention", self.drop_old_ticks)
         self._alarms.start()
 
     async def stop(self) -> None:
@@ -311,6 +317,14 @@ class Service:
             await self.receiving.compact()
 
         await self._jobs.run("purge", PURGE_EVERY, work)
+
+    async def drop_old_ticks(self) -> bool:
+        """Drop heartbeats that were kept long enough; whether it was this process's turn."""
+
+        async def work() -> int:
+            return await drop_old_ticks(self.database, self._clock.now(), self._retention)
+
+        return await self._jobs.run("retention", RETENTION_EVERY, work)
 
     async def reconcile(self, session: AccountThing) -> object:
         """Work on one session now."""

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.core.units import InvalidQuantity, Micros, parse_seconds
+from app.core.units import US_PER_DAY, InvalidQuantity, Micros, parse_seconds
 from app.ports.clock import Clock, ScaledClock, SystemClock
 
 PREFIX: Final = "TALKTIME_"
@@ -30,12 +30,14 @@ WITHOUT_EFFECT: Final = frozenset(
         "TALKTIME_CORS_ORIGINS",
         "TALKTIME_EVENTS_ALLOW_PRIVATE_TARGETS",
         "TALKTIME_PROVIDER_MAX_RPS",
-        "TALKTIME_TICK_RETENTION_DAYS",
     }
 )
 """Settings whose names are taken but which nothing in this version reads; ``serve`` says so if one is set."""
 
 MIN_SECRET_LENGTH: Final = 16
+
+MIN_RETENTION_DAYS: Final = 7
+"""The database drops no younger heartbeats, whoever asks (migration 0003)."""
 
 
 class Capability(StrEnum):
@@ -140,6 +142,7 @@ class Settings(BaseSettings):
     review_after_s: PositiveSeconds = _s(86400)
     goodwill_days: Annotated[int, Field(ge=1, le=36_500)] = 30
     rerate_window_s: Seconds = _s(259200)
+    tick_retention_days: Annotated[int, Field(ge=MIN_RETENTION_DAYS, le=36_500)] = 90
     provider_timeout_s: PositiveSeconds = _s(10)
 
     log_format: Annotated[str, Field(pattern="^(json|text)$")] = "json"
@@ -165,6 +168,12 @@ def load_settings(**given: Any) -> Settings:
         raise BadSettings("\n".join(faults))
     if settings.min_session_s > settings.max_session_s:
         raise BadSettings("TALKTIME_MIN_SESSION_S: must not be over TALKTIME_MAX_SESSION_S")
+    needed = settings.evidence_wait_s + settings.review_after_s + settings.rerate_window_s
+    if settings.tick_retention_days * US_PER_DAY < needed:
+        raise BadSettings(
+            f"TALKTIME_TICK_RETENTION_DAYS: must be at least {-(-needed // US_PER_DAY)}, because heartbeats are needed"
+            " for as long as TALKTIME_EVIDENCE_WAIT_S, TALKTIME_REVIEW_AFTER_S and TALKTIME_RERATE_WINDOW_S together"
+        )
     return settings
 
 

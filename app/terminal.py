@@ -123,6 +123,41 @@ def show_findings(console: Console, findings: list[dict[str, Any]]) -> None:
     console.print(table, markup=False)
 
 
+def show_replay(console: Console, charges: list[dict[str, Any]]) -> None:
+    """Print what came of each version of a session's charge, and where one came out otherwise."""
+    if not charges:
+        console.print("Nothing was charged: there is nothing to replay.")
+        return
+    table = Table("Version", "Engine", "Credits", "Made again", title_justify="left")
+    for charge in charges:
+        made = "identical" if charge["identical"] else "DIFFERENT"
+        table.add_row(str(charge["version"]), charge["engine_version"], charge["amount"], made)
+    console.print(table, markup=False)
+    _show_differences(console, charges)
+
+
+def show_replays(console: Console, document: dict[str, Any]) -> None:
+    """Print how many charges came out the same, and of the others what differs."""
+    charges, sessions = document["charges"], document["sessions"]
+    console.print(f"{charges} charges of {sessions} settled sessions were made again from their stored inputs.")
+    if not document["different"]:
+        console.print("All of them came out identical, byte for byte.")
+        return
+    console.print(f"{document['different']} came out otherwise" + (", the first:" if document["cut_off"] else ":"))
+    _show_differences(console, document["differing_charges"])
+
+
+def _show_differences(console: Console, charges: list[dict[str, Any]]) -> None:
+    for charge in charges:
+        if charge["differences"]:
+            table = Table(title=Text(f"{charge['session_id']}, version {charge['version']}"), title_justify="left")
+            for name in ("what", "stored", "made again"):
+                table.add_column(name, overflow="fold")  # a digest that is cut short says nothing
+            for item in charge["differences"]:
+                table.add_row(Text(item["what"]), Text(item["stored"]), Text(item["replayed"]))
+            console.print(table, markup=False)
+
+
 @contextmanager
 def told_progress(console: Console, *, shown: bool) -> Iterator[Callable[[str, int, int], None]]:
     """A bar for each kind of thing that is read, told by calls with the kind, how many are done, and of how many."""

@@ -8,6 +8,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 from typer import Option
 
+from app.core.ids import AccountThing, Kind, parse_public_id
 from app.db.database import Database, disagreement
 from app.http.answers import encode
 from app.http.csv_answers import Cell, csv_lines
@@ -54,6 +55,14 @@ async def clock_of(settings: Settings, database: Database) -> Clock:
         before = clock.now()
         clock.adjust(disagreement(before, await database.clock(), clock.now()))
     return clock
+
+
+def session_key_of(text: str) -> AccountThing:
+    """Where the session with this public id lives; ends the command if it is no session's id."""
+    key = parse_public_id(Kind.SESSION, text)
+    if key is None:
+        fail(f"{text!r} is no session's id: those begin with ses_ and have 56 characters")
+    return key
 
 
 def one_form(*, as_csv: bool, as_json: bool) -> None:

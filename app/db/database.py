@@ -8,6 +8,8 @@ between: prepared statements are off and limits are set per transaction.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import date
+from enum import StrEnum
 from typing import Final
 
 from sqlalchemy import make_url, text
@@ -16,7 +18,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from app.core.lossless_json import dumps, loads
-from app.core.units import Instant, Micros, instant_of
+from app.core.units import Instant, Micros, datetime_of, instant_of
 from app.db.migrate import expected_version
 from app.db.turns import Turns
 
@@ -39,11 +41,31 @@ _LIMITS: Final = text(
     "set_config('statement_timeout', :statement_ms, true)"
 )
 
+_TICK_DAYS: Final = text(
+    "select to_date(right(c.relname, 8), 'YYYYMMDD') as day from pg_inherits i join pg_class c on c.oid = i.inhrelid "
+    "where i.inhparent = 'ticks'::regclass and c.relname ~ '^ticks_[0-9]{8}$' order by day"
+)
+_DROP_TICK_PARTITION: Final = text("select outcome, unsettled from drop_tick_partition(:day)")
+_DROP_STRAY_TICKS: Final = text("select drop_stray_ticks(:older_than, :most)")
+
 _UNSAFE: Final = {
     "fsync": "off",
     "full_page_writes": "off",
     "synchronous_commit": "off",
 }
+
+
+class TickDay(StrEnum):
+    """What became of a day's heartbeats that were to be dropped."""
+
+    DROPPED = "dropped"
+    KEPT = "kept"
+    """Sessions that have not come to their end have heartbeats among them."""
+    MISSING = "missing"
+    BUSY = "busy"
+    """They could not be locked at once."""
+    TOO_YOUNG = "too_young"
+    """They are less than a week old by the database's clock."""
 
 
 class DatabaseUnavailable(Exception):
@@ -133,6 +155,29 @@ class Database:
             await transaction.execute(
                 text("select create_tick_partitions(cast(:first as date), :days)"), {"first": first_day, "days": days}
             )
+
+    async def tick_days(self) -> list[date]:
+        """The days (UTC) whose heartbeats have a partition of their own, oldest first."""
+        async with self.reading() as transaction:
+            return list((await transaction.execute(_TICK_DAYS)).scalars())
+
+    async def drop_tick_partition(self, day: date) -> tuple[TickDay, int]:
+        """Drop a day's heartbeats; what came of it, and how many sessions the day is kept for.
+
+        Waits at most a quarter of a second for transactions that use any heartbeats, as new ones wait behind it.
+        """
+        async with self.transaction() as transaction:
+            row = (await transaction.execute(_DROP_TICK_PARTITION, {"day": day})).one()
+            return TickDay(row.outcome), row.unsettled
+
+    async def drop_stray_ticks(self, older_than: Instant, most: int) -> int:
+        """Drop at most ``most`` heartbeats that are in no day's partition; how many were dropped.
+
+        Those of sessions that have not come to their end stay, and so do those of the last week.
+        """
+        async with self.transaction() as transaction:
+            old = {"older_than": datetime_of(older_than), "most": most}
+            return int((await transaction.execute(_DROP_STRAY_TICKS, old)).scalar_one())
 
     async def faults(self) -> list[str]:
         """Why this database must not be worked on: wrong schema version, settings that lose commits, a standby."""

@@ -19,7 +19,7 @@ from app.pricing.documents import write_rate_card
 _LINE_DECIMALS = 12
 
 
-def explain(charge: Charge, card: RateCard) -> dict[str, Any]:
+def explain(charge: Charge, card: RateCard, engine_version: str = ENGINE_VERSION) -> dict[str, Any]:
     """The document; durations are exact decimals, amounts decimal strings.
 
     ``billed`` holds four kinds of time that do not overlap (``silence_s`` is silence at the full rate) and their sum.
@@ -37,7 +37,7 @@ def explain(charge: Charge, card: RateCard) -> dict[str, Any]:
         "pieces": [_piece(piece) for piece in charge.pieces],
         "anomalies": sorted(anomaly.value for anomaly in charge.anomalies),
         "rate_card": write_rate_card(card),
-        "engine_version": ENGINE_VERSION,
+        "engine_version": engine_version,
     }
 
 

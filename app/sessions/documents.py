@@ -4,13 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import func, select, tuple_
+from sqlalchemy import select, tuple_
 
 from app.core.ids import Kind, reference_id
 from app.core.lossless_json import dumps
 from app.core.units import Instant, format_credits, format_instant, seconds
 from app.db.database import Transaction
-from app.db.tables import accounts, holds, rate_cards, ticks
+from app.db.tables import accounts, holds, rate_cards
+from app.sessions.heartbeats import load_heartbeats
 from app.sessions.records import Session, load_steps
 
 
@@ -54,19 +55,14 @@ async def session_documents(transaction: Transaction, found: Sequence[Session]) 
         transaction,
         select(holds.c.session_id, holds.c.amount).where(tuple_(holds.c.account_id, holds.c.session_id).in_(keys)),
     )
-    heartbeats = await _by_key(
-        transaction,
-        select(ticks.c.session_id, func.count(), func.max(ticks.c.received_at))
-        .where(tuple_(ticks.c.account_id, ticks.c.session_id).in_(keys))
-        .group_by(ticks.c.account_id, ticks.c.session_id),
-    )
+    heartbeats = await load_heartbeats(transaction, found)
     return [
         _document(
             session,
             users[session.account_id][0],
             cards[session.rate_card_id],
             held.get(session.id, (0,))[0],
-            heartbeats.get(session.id, (0, None)),
+            heartbeats[session.id],
         )
         for session in found
     ]
@@ -77,9 +73,8 @@ async def _by_key(transaction: Transaction, statement: Any) -> dict[Any, tuple[A
 
 
 def _document(
-    session: Session, user_id: str, card: tuple[Any, ...], held: Any, heartbeats: tuple[Any, ...]
+    session: Session, user_id: str, card: tuple[Any, ...], held: Any, heartbeats: Sequence[Instant]
 ) -> dict[str, Any]:
-    count, last = heartbeats
     return {
         "id": session.public_id,
         "provider_session_id": session.provider_session_id,
@@ -98,8 +93,8 @@ def _document(
         "written_off": session.written_off,
         "authorized": format_credits(session.authorized),
         "rate_card": {"id": reference_id(Kind.RATE_CARD, session.rate_card_id), "name": card[0], "version": card[1]},
-        "last_heartbeat_at": _instant(last),
-        "heartbeat_count": count,
+        "last_heartbeat_at": _instant(heartbeats[-1] if heartbeats else None),
+        "heartbeat_count": len(heartbeats),
         "anomalies": session.anomalies,
         "metadata": msgspec.Raw(dumps(session.metadata).encode()),
     }

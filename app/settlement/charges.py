@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sqlalchemy import Row, insert, select
 
-from app.core.charge import Charge, charge
+from app.core.charge import Charge
 from app.core.lifecycle import State
 from app.core.packing import pack_instants
 from app.core.units import Instant, MicroCredits, format_credits
@@ -48,23 +48,28 @@ def new_charge(
     rate_card_id: UUID | None = None,
 ) -> NewCharge:
     """The charge of a session on ``stored`` evidence; ``amount``: what it comes to after what could not be drawn."""
-    document = explain(rated, stored.evidence.card)
-    del document["pieces"]  # recomputed whenever they are asked for
     row = {
         "account_id": session.account_id,
         "session_id": session.id,
         "version": version,
-        "engine_version": document["engine_version"],
+        "engine_version": stored.engine_version,
         "evidence_digest": evidence_digest(stored),
-        "snapshot_n": 0 if stored.rated is None else stored.rated.n,
-        "ticks": pack_instants(set(stored.evidence.heartbeats)),
+        "snapshot_n": stored.last_n,
+        "ticks": pack_instants(stored.evidence.heartbeats),
         "amount": amount,
         "beyond_authorization": rated.beyond_authorization,
-        "document": zlib.compress(encode(document)),
+        "document": zlib.compress(stored_document(stored, rated)),
         "created_at": now,
         "rate_card_id": rate_card_id,
     }
     return NewCharge(natural_key, row)
+
+
+def stored_document(stored: StoredEvidence, rated: Charge) -> bytes:
+    """The explanation of a charge as it is stored: without the pieces, which are recomputed when they are asked for."""
+    document = explain(rated, stored.evidence.card, stored.engine_version)
+    del document["pieces"]
+    return encode(document)
 
 
 async def load_charges(transaction: Transaction, session: Session) -> list[Row[Any]]:
@@ -84,7 +89,7 @@ async def post_charge(
 
     ``free``: nothing is charged, and what it came to is leakage. The charge must be stored after the book is closed.
     """
-    final = charge(stored.evidence)
+    final = stored.charge()
     wanted = MicroCredits(0) if free else final.amount
     drawn = book.account.settle(session.id, wanted, evidence_digest(stored))
     leakage = MicroCredits(final.amount + final.beyond_authorization - drawn.amount)

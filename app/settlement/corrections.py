@@ -10,7 +10,6 @@ from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
 from app.accounts.statements import entry_documents
-from app.core.charge import charge
 from app.core.corrections import Correction, charge_more, give_back
 from app.core.entries import EntryKind
 from app.core.ids import AccountThing
@@ -136,7 +135,7 @@ async def rerate(transaction: Transaction, key: AccountThing, asked: RerateDocum
             raise invalid("/rate_card", "is neither the id of a rate card nor the name of one in force")
         rate_card_id = None if card.id == session.rate_card_id else card.id
     stored = await load_new_evidence(transaction, session, earlier[0].snapshot_n, rate_card_id)
-    rated = charge(stored.evidence)
+    rated = stored.charge()
     digest = evidence_digest(stored)
     before = MicroCredits(earlier[-1].amount)
     news = digest != earlier[-1].evidence_digest
@@ -178,7 +177,7 @@ async def rerate(transaction: Transaction, key: AccountThing, asked: RerateDocum
         ),
         "goodwill_grant_id": None if goodwill is None or asked.dry_run else book.public_grant(goodwill.id),
         "entries": entries,
-        "charge": explain(rated, stored.evidence.card),
+        "charge": explain(rated, stored.evidence.card, stored.engine_version),
     }
 
 

@@ -4,22 +4,23 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import select
+from sqlalchemy import Row
 
 from app.core.alignment import Pull, latest
-from app.core.charge import ENGINE_VERSION, Evidence
-from app.core.ids import AccountThing
+from app.core.charge import ENGINE_VERSION, Charge, Evidence
+from app.core.engines import engine_of
 from app.core.lossless_json import dumps
 from app.core.packing import unpack_instants
 from app.core.rate_card import RateCard
 from app.core.timeline import Timeline, normalise
 from app.core.units import Instant, Micros
 from app.db.database import Transaction
-from app.db.tables import charges, ticks
 from app.pricing.cards import card_by_id
 from app.pricing.documents import write_rate_card
+from app.sessions.heartbeats import load_heartbeats
 from app.sessions.records import Session
 from app.timelines.snapshots import Snapshot, closed_values, load_snapshots, values_digest
 
@@ -32,6 +33,13 @@ class StoredEvidence:
 
     evidence: Evidence
     rated: Snapshot | None
+    last_n: int
+    """The number of the last snapshot in it, which need not be the one that is rated; 0 if there is none."""
+    engine_version: str = ENGINE_VERSION
+
+    def charge(self) -> Charge:
+        """What it comes to. Raises :class:`~app.core.engines.UnknownEngine`."""
+        return engine_of(self.engine_version)(self.evidence)
 
 
 async def card_of_session(transaction: Transaction, session: Session, other: UUID | None = None) -> RateCard:
@@ -42,40 +50,28 @@ async def card_of_session(transaction: Transaction, session: Session, other: UUI
     return stored.card if session.charge_from is None else replace(stored.card, charge_from=session.charge_from)
 
 
-async def load_heartbeats(transaction: Transaction, session: AccountThing) -> list[Instant]:
-    """When heartbeats of the session were received, in order."""
-    rows = await transaction.execute(
-        select(ticks.c.received_at)
-        .where(ticks.c.account_id == session.account_id, ticks.c.session_id == session.id)
-        .order_by(ticks.c.received_at)
-    )
-    return list(rows.scalars())
-
-
 async def load_evidence(
     transaction: Transaction, session: Session, *, interim: bool, snapshots: Sequence[Snapshot] | None = None
 ) -> StoredEvidence:
     """The evidence as it stands now."""
     found = list(snapshots) if snapshots is not None else await load_snapshots(transaction, session.key)
-    heartbeats = await load_heartbeats(transaction, session.key)
+    heartbeats = (await load_heartbeats(transaction, [session]))[session.id]
     return _assemble(session, await card_of_session(transaction, session), heartbeats, found, interim=interim)
 
 
-async def load_charged_evidence(transaction: Transaction, session: Session) -> StoredEvidence | None:
-    """The evidence of the last charge that was posted, exactly as it was; null if none is."""
-    row = (
-        await transaction.execute(
-            select(charges.c.snapshot_n, charges.c.ticks, charges.c.rate_card_id)
-            .where(charges.c.account_id == session.account_id, charges.c.session_id == session.id)
-            .order_by(charges.c.version.desc())
-            .limit(1)
-        )
-    ).one_or_none()
-    if row is None:
-        return None
-    found = await load_snapshots(transaction, session.key, up_to=row.snapshot_n)
+async def load_charged_evidence(
+    transaction: Transaction, session: Session, row: Row[Any], snapshots: Sequence[Snapshot] | None = None
+) -> StoredEvidence:
+    """The evidence of a stored charge exactly as it was, with the engine that made it.
+
+    ``snapshots``: those of the session, if they are loaded already, with or without later ones.
+    """
+    if snapshots is None:
+        snapshots = await load_snapshots(transaction, session.key, up_to=row.snapshot_n)
     card = await card_of_session(transaction, session, row.rate_card_id)
-    return _assemble(session, card, unpack_instants(row.ticks), found, interim=False)
+    found = [snapshot for snapshot in snapshots if snapshot.n <= row.snapshot_n]
+    stored = _assemble(session, card, unpack_instants(row.ticks), found, interim=False)
+    return replace(stored, engine_version=row.engine_version)
 
 
 async def load_new_evidence(
@@ -90,7 +86,7 @@ async def load_new_evidence(
     for before, after in pairwise(found):
         if after.n > charged_snapshot and closed_values(before) != closed_values(after):
             news = after.n
-    heartbeats = await load_heartbeats(transaction, session.key)
+    heartbeats = (await load_heartbeats(transaction, [session]))[session.id]
     card = await card_of_session(transaction, session, rate_card_id)
     return _assemble(session, card, heartbeats, [item for item in found if item.n <= max(news, 1)], interim=False)
 
@@ -118,14 +114,14 @@ def _assemble(
         authorized=session.authorized,
         interim=interim,
     )
-    return StoredEvidence(evidence, rated)
+    return StoredEvidence(evidence, rated, found[-1].n if found else 0)
 
 
 def evidence_digest(stored: StoredEvidence) -> bytes:
-    """SHA-256 over every input of the charge and the engine's version."""
+    """SHA-256 over every input of the charge and the engine's version. How often a heartbeat is there is none."""
     evidence = stored.evidence
     content = {
-        "engine": ENGINE_VERSION,
+        "engine": stored.engine_version,
         "requested_at": evidence.requested_at,
         "time_limit": evidence.time_limit,
         "heartbeats": sorted(set(evidence.heartbeats)),

@@ -1,21 +1,22 @@
 """A session's charge and the evidence for it."""
 
+from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from fastapi import APIRouter
-from sqlalchemy import select
+from sqlalchemy import Row, select
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.core.charge import charge
 from app.core.ids import AccountThing, Kind, public_id
 from app.core.lossless_json import dumps, plain_json
 from app.core.outages import Outage
 from app.core.units import Instant, MicroCredits, format_credits, format_instant
 from app.db.database import Database, Transaction
-from app.db.tables import charges, ticks
+from app.db.tables import ticks
 from app.errors import BUSY, PROVIDER_UNAVAILABLE, Problem
 from app.http.answers import json_response
 from app.http.auth import actor_of
@@ -26,8 +27,10 @@ from app.ledger.rows import paid_debits
 from app.pricing.explanation import explain
 from app.receiving import Receiving
 from app.sessions.documents import session_document
+from app.sessions.heartbeats import load_heartbeats
 from app.sessions.records import Session, load_session
 from app.sessions.routes import session_key, unknown_session
+from app.settlement.charges import load_charges
 from app.settlement.ending import Endings
 from app.settlement.evidence import load_charged_evidence, load_evidence
 from app.settlement.own_outages import with_own_outages
@@ -43,32 +46,34 @@ async def charge_document(transaction: Transaction, key: AccountThing, load_outa
     session = await load_session(transaction, key)
     if session is None:
         raise unknown_session()
-    stored = await load_charged_evidence(transaction, session)
-    final = stored is not None
-    if stored is None:
+    versions = await load_charges(transaction, session)
+    final = bool(versions)
+    if final:
+        stored = await load_charged_evidence(transaction, session, versions[-1])
+    else:
         stored = await load_evidence(transaction, session, interim=True)
-    rated = charge(stored.evidence)
+    rated = stored.charge()
     outages = await load_outages(transaction, session.requested_at)
     if session.over_at is not None:
         outages = [outage for outage in outages if outage.start < session.over_at]
-    document = explain(rated, stored.evidence.card)
+    document = explain(rated, stored.evidence.card, stored.engine_version)
     return {
         **with_own_outages(document, rated, stored.evidence, outages),
         "session_id": session.public_id,
         "state": session.state.value,
         "final": final,
-        **(await _posted(transaction, session) if final else {"entry_id": None, "charged": None, "given_back": None}),
+        **(await _posted(transaction, session, versions[0]) if final else _NOTHING_POSTED),
         "snapshot": None if stored.rated is None else stored.rated.n,
         "heartbeats": [format_instant(heartbeat) for heartbeat in stored.evidence.heartbeats],
     }
 
 
-async def _posted(transaction: Transaction, session: Session) -> dict[str, Any]:
+_NOTHING_POSTED: Final = {"entry_id": None, "charged": None, "given_back": None}
+
+
+async def _posted(transaction: Transaction, session: Session, first: Row[Any]) -> dict[str, Any]:
     """What the ledger has of it: the first debit, what was charged in all, and what was given back of that."""
-    statement = select(charges.c.entry_id).where(
-        charges.c.account_id == session.account_id, charges.c.session_id == session.id, charges.c.version == 1
-    )
-    entry_id = (await transaction.execute(statement)).scalar_one()
+    entry_id = first.entry_id
     debits = await paid_debits(transaction, session.account_id, session.id)
     gross = sum(debit.gross for debit in debits)
     return {
@@ -126,26 +131,49 @@ def settlement_routes(database: Database, reconciler: Reconciler, endings: Endin
 async def _heartbeats_page(
     transaction: Transaction, key: AccountThing, rows: int, cursor: str | None
 ) -> dict[str, Any]:
-    if await load_session(transaction, key) is None:
+    session = await load_session(transaction, key)
+    if session is None:
         raise unknown_session()
-    statement = (
-        select(ticks.c.received_at, ticks.c.id, ticks.c.extra)
-        .where(ticks.c.account_id == key.account_id, ticks.c.session_id == key.id)
-        .order_by(ticks.c.received_at, ticks.c.id)
-    )
+    # Of several within one microsecond, which is which only their order tells once their rows are gone.
+    heard: list[tuple[Instant, int]] = []
+    for received_at in (await load_heartbeats(transaction, [session]))[key.id]:
+        again = bool(heard) and heard[-1][0] == received_at
+        heard.append((received_at, heard[-1][1] + 1 if again else 0))
     position = read_cursor(cursor, int, int)
     if position is not None:
-        received_at = cursor_instant(position[0])
-        statement = statement.where(
-            (ticks.c.received_at > received_at) | ((ticks.c.received_at == received_at) & (ticks.c.id > position[1]))
-        )
-    found = (await transaction.execute(statement.limit(rows + 1))).all()
-    shown = found[:rows]
+        after = (cursor_instant(position[0]), position[1])
+        heard = heard[bisect_right(heard, after) :]
+    shown = heard[:rows]
+    extras = await _extras(transaction, key, shown[0][0], shown[-1][0]) if shown else {}
     documents = [
-        {"received_at": format_instant(row.received_at), "extra": msgspec.Raw(plain_json(row.extra or "{}").encode())}
-        for row in shown
+        {
+            "received_at": format_instant(received_at),
+            "extra": msgspec.Raw(plain_json(extras.get((received_at, nth)) or "{}").encode()),
+        }
+        for received_at, nth in shown
     ]
-    return page(documents, make_cursor(shown[-1].received_at, shown[-1].id) if len(found) > rows else None)
+    return page(documents, make_cursor(*shown[-1]) if len(heard) > rows else None)
+
+
+async def _extras(
+    transaction: Transaction, key: AccountThing, first: Instant, last: Instant
+) -> dict[tuple[Instant, int], str | None]:
+    """The further fields of the heartbeats from ``first`` to ``last`` whose rows are still there.
+
+    By instant, and how manieth of that.
+    """
+    statement = (
+        select(ticks.c.received_at, ticks.c.extra)
+        .where(ticks.c.account_id == key.account_id, ticks.c.session_id == key.id)
+        .where(ticks.c.received_at.between(first, last))
+        .order_by(ticks.c.received_at, ticks.c.id)
+    )
+    found: dict[tuple[Instant, int], str | None] = {}
+    so_far: dict[Instant, int] = defaultdict(int)
+    for row in await transaction.execute(statement):
+        found[row.received_at, so_far[row.received_at]] = row.extra
+        so_far[row.received_at] += 1
+    return found
 
 
 async def _snapshots_page(transaction: Transaction, key: AccountThing, rows: int, cursor: str | None) -> dict[str, Any]:

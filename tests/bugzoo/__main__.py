@@ -50,6 +50,7 @@ SURVEYED: Final = {
             for name in (
                 "heartbeats", "settlement", "own_outages", "starts", "corrections", "limits_and_alerts",
                 "due_and_purge", "balances", "repeated_requests", "the_way", "verify", "roll_forward", "statements",
+                "retention", "replay",
             )
         ),
     ),

@@ -446,4 +446,53 @@ BUGS: Final = (
         ),
         found_by=Run(Layer.UNIT, only=("test_gate_and_settlement.py",)),
     ),
+    # Retention and replay
+    Bug(
+        name="packed-heartbeats-forgotten",
+        does="a settled session is rated again on the heartbeats whose rows are left, not on those of its charge",
+        patches=(
+            Patch(
+                "app.sessions.heartbeats",
+                "            heard[session_id] |= Counter(unpack_instants(instants))\n",
+                '            heard[session_id] |= Counter(unpack_instants(b""))\n',
+            ),
+        ),
+        found_by=_test("test_retention.py::test_rating_again_after_retention_has_all_the_heartbeats"),
+    ),
+    Bug(
+        name="retention-a-day-early",
+        does="a day's heartbeats are dropped when the first of them is old enough, not the last",
+        patches=(
+            Patch(
+                "app.heartbeats.retention",
+                "        if day + timedelta(days=1) > oldest_kept.date():\n",
+                "        if day > oldest_kept.date():\n",
+            ),
+        ),
+        found_by=_test("test_retention.py::test_the_days_go_one_by_one_and_nothing_that_is_told_changes"),
+    ),
+    Bug(
+        name="twins-packed-as-one",
+        does="of heartbeats within one microsecond a charge keeps one",
+        patches=(
+            Patch(
+                "app.settlement.charges",
+                '        "ticks": pack_instants(stored.evidence.heartbeats),\n',
+                '        "ticks": pack_instants(set(stored.evidence.heartbeats)),\n',
+            ),
+        ),
+        found_by=_test("test_retention.py::test_two_heartbeats_within_one_microsecond_stay_two"),
+    ),
+    Bug(
+        name="charge-names-the-rated-pull",
+        does="a charge names the pull that was rated as its last one, though a later one was part of its evidence",
+        patches=(
+            Patch(
+                "app.settlement.charges",
+                '        "snapshot_n": stored.last_n,\n',
+                '        "snapshot_n": 0 if stored.rated is None else stored.rated.n,\n',
+            ),
+        ),
+        found_by=_test("test_retention.py::test_the_pull_that_is_rated_need_not_be_the_last"),
+    ),
 )

@@ -9,7 +9,10 @@ from typer.testing import CliRunner
 from app.cli import cli
 from app.db.embedded import EmbeddedPostgresError
 
-READ_ONLY = [["explain", "ses_" + "0" * 52], ["verify"], ["verify", "--json"], ["rate", "card.json"]]
+SESSION = "ses_" + "0" * 52
+READ_ONLY = [
+    ["explain", SESSION], ["verify"], ["verify", "--json"], ["rate", "card.json"], ["replay"], ["replay", SESSION],
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("command", READ_ONLY, ids=" ".join)

@@ -263,6 +263,18 @@ class Auditor:
         )
         return [row["what"] for row in found]
 
+    def stored_heartbeats(self) -> int:
+        """How many heartbeats have a row."""
+        return int(self._rows("select count(*) as rows from ticks")[0]["rows"])
+
+    def has_late_heartbeats(self) -> bool:
+        """Whether any came after its session was settled: those are not kept."""
+        late = (
+            "select 1 as late from ticks t join sessions s on s.account_id = t.account_id and s.id = t.session_id"
+            " where t.received_at >= s.settled_at limit 1"
+        )
+        return bool(self._rows(late))
+
     def acknowledge(self, key: str, done: Acknowledged) -> None:
         self.acknowledged.setdefault(key, done)
 

@@ -6,6 +6,7 @@ it the auditor judges, after every step and at the end.
 
 import asyncio
 import json
+import re
 from collections import Counter
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from app.core.units import US_PER_S, Instant, Micros, format_instant, parse_inst
 from app.ledger.findings import Finding
 from app.ledger.verify import verify
 from app.settings import Settings, load_settings
+from app.settlement.replay import Replayed, replay_all
 from tests.simulation.auditor import Acknowledged, Auditor, Violation
 from tests.simulation.dice import Dice, rng
 from tests.simulation.loop import VirtualLoop, WorldClock
@@ -27,7 +29,8 @@ from tests.simulation.processes import ADMIN_KEY, PUBLIC_URL, Answer, Process
 from tests.simulation.provider import BASE, SAFE, Beat, Call, Provider
 from tests.simulation.statements import Traps
 
-ORIGIN: Final = parse_instant("2026-03-01T12:00:00Z")
+ORIGIN: Final = parse_instant("2025-03-01T12:00:00Z")
+"""So long ago that the database's own clock calls all of a world old: it drops no heartbeats of the last week."""
 SKEW: Final = 400_000
 """By how many µs a process's clock is at most ahead of the world's, or behind; a second off it would not be ready."""
 
@@ -62,6 +65,7 @@ SPENT: Final = 0.5
 """How often somebody tries to void a grant of which nothing remains, if there is one."""
 
 LEDGER_KEY: Final = "simulated-ledger-key"
+FURTHER: Final = re.compile(rb'"extra":\{[^{}]*\}')
 GIVES_UP_S: Final = 2.0
 _UNDECIDED: Final = frozenset({"starting", "unconfirmed", "live", "over"})
 _DEFINITE: Final = frozenset({502, 504})
@@ -89,6 +93,7 @@ def world_settings() -> Settings:
         evidence_wait_s="1500",
         review_after_s="900",
         rerate_window_s="86400",
+        tick_retention_days="7",
     )
 
 
@@ -634,12 +639,25 @@ class World:
             return answer
 
         await self.auditor.audit(read)
+        await self._replay(process)
         self.seen.update(self.auditor.branches())
         if self.plan.month_later:
             await self._month_later(process)
 
+    async def _replay(self, process: Process) -> None:
+        """Every charge that was ever made must come out of its stored inputs again, byte for byte."""
+        different: list[Replayed] = []
+
+        async def replayed() -> Any:
+            return await replay_all(process.service.database, different.append)
+
+        count = await process.run("replay", replayed)
+        self.seen["replayed"] += count.charges
+        for one in different:
+            self.auditor.fail("a charge does not come out again", f"{one.session} version {one.version}: {one}")
+
     async def _month_later(self, process: Process) -> None:
-        """Answers are forgotten, their keys are not: nothing is had twice."""
+        """Answers are forgotten, their keys are not: nothing is had twice. Heartbeats go, their charges stay."""
         self._resting = True
         await asyncio.sleep(31 * 86_400)
         await process.run("purge", process.service.purge)
@@ -659,6 +677,30 @@ class World:
 
         for finding in await process.run("verify", verified):
             self.auditor.fail("talktime verify", f"{finding.check}, {finding.row}: {finding.detail}")
+        await self._forget_heartbeats(process)
+
+    async def _forget_heartbeats(self, process: Process) -> None:
+        async def told() -> list[bytes]:
+            found = []
+            for session, _ in self.auditor.settled():
+                for path in ("/charge", "/heartbeats?limit=500", ""):
+                    answer = await process.call("read", "GET", f"/v1/sessions/{session}{path}")
+                    assert answer is not None
+                    # Further fields of heartbeats, and those that came after the last charge, are not kept.
+                    found.append(FURTHER.sub(b"", answer.content))
+            return found
+
+        stored = self.auditor.stored_heartbeats()
+        before = [] if self.auditor.has_late_heartbeats() else await told()
+        await process.run("retention", process.service.drop_old_ticks)
+        if self.auditor.stored_heartbeats():
+            self.auditor.fail("old heartbeats stay", f"{self.auditor.stored_heartbeats()} of {stored}")
+        for earlier, later in zip(before, await told(), strict=False):
+            if earlier != later:
+                self.auditor.fail("what is told changed with retention", f"{earlier!r} became {later!r}")
+        if stored:
+            self.seen["heartbeats dropped"] += 1
+        await self._replay(process)
 
     async def _close(self) -> None:
         tasks = [*self._actors, *self.provider.close()]

@@ -1,8 +1,12 @@
-"""What the provider can do, as the settings say it."""
+"""What the provider can do, and how long heartbeats are kept, as the settings say it."""
+
+import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from app.settings import BadSettings, Capability, load_settings
+from app.settings import MIN_RETENTION_DAYS, BadSettings, Capability, load_settings
 
 NAME = "TALKTIME_GABBER_CAPABILITIES"
 
@@ -28,3 +32,35 @@ def test_another_name_stops_the_start(given: str, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(BadSettings) as refused:
         load_settings()
     assert str(refused.value) == f"{NAME}: Input should be 'end'"
+
+
+RETENTION = "TALKTIME_TICK_RETENTION_DAYS"
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"tick_retention_days": 6}, "Input should be greater than or equal to 7"),
+        ({"tick_retention_days": "7.5"}, "Input should be a valid integer"),
+        (
+            {"tick_retention_days": 7, "rerate_window_s": 5 * 86_400 + 1},
+            "must be at least 8, because heartbeats are needed for as long as TALKTIME_EVIDENCE_WAIT_S, ",
+        ),
+        ({"review_after_s": 90 * 86_400}, "must be at least 94, because"),
+    ],
+)
+def test_heartbeats_are_kept_for_as_long_as_they_may_be_needed(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(BadSettings) as refused:
+        load_settings(**given)
+    assert str(refused.value).startswith(f"{RETENTION}: {says}")
+
+
+def test_what_is_just_long_enough_is_taken() -> None:
+    assert load_settings(tick_retention_days=7, rerate_window_s=5 * 86_400).tick_retention_days == 7
+    assert load_settings().tick_retention_days == 90
+
+
+def test_the_database_keeps_what_the_setting_cannot_go_below() -> None:
+    migration = Path(__file__).parents[2] / "migrations" / "versions" / "0003_retention.py"
+    ages = re.findall(r"clock_timestamp\(\) - interval '(\d+) days'", migration.read_text(encoding="utf-8"))
+    assert ages == [str(MIN_RETENTION_DAYS)] * 2

@@ -1,0 +1,45 @@
+"""When sessions were heard of: the one place that knows where heartbeats are kept.
+
+Each heartbeat is a row until retention drops its day. Those that a charge rests on are packed into the charge as well,
+so of a settled session they are known for ever; what came after its last charge is gone with its day.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, ColumnElement, Table, cast, func, select, tuple_
+
+from app.core.packing import unpack_instants
+from app.core.units import US_PER_S, Instant
+from app.db.database import Transaction
+from app.db.tables import charges, ticks
+from app.sessions.records import Session
+
+
+async def load_heartbeats(transaction: Transaction, found: Sequence[Session]) -> dict[UUID, list[Instant]]:
+    """When heartbeats of each session were received, in order, by the session's id.
+
+    Two within one microsecond are two; whether their rows are still there makes no difference.
+    """
+    # As numbers: there may be many, and to make a date of each takes longer than to read it.
+    received_at = cast(func.extract("epoch", ticks.c.received_at) * US_PER_S, BigInteger)
+    rows = await transaction.execute(
+        select(ticks.c.session_id, func.array_agg(received_at))
+        .where(_of(ticks, found))
+        .group_by(ticks.c.account_id, ticks.c.session_id)
+    )
+    heard: dict[UUID, Counter[Instant]] = defaultdict(Counter)
+    for session_id, instants in rows:
+        heard[session_id].update(map(Instant, instants))
+    charged = [session for session in found if session.settled_at is not None]
+    if charged:
+        packed = await transaction.execute(select(charges.c.session_id, charges.c.ticks).where(_of(charges, charged)))
+        for session_id, instants in packed:
+            heard[session_id] |= Counter(unpack_instants(instants))
+    return {session.id: sorted(heard[session.id].elements()) for session in found}
+
+
+def _of(table: Table, found: Sequence[Session]) -> ColumnElement[Any]:
+    return tuple_(table.c.account_id, table.c.session_id).in_([tuple(session.key) for session in found])
