@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.core.budget import MAX_RATE
 from app.core.units import InvalidQuantity, Micros, parse_seconds
 from app.ports.clock import Clock, ScaledClock, SystemClock
 
@@ -29,7 +30,6 @@ WITHOUT_EFFECT: Final = frozenset(
     {
         "TALKTIME_CORS_ORIGINS",
         "TALKTIME_EVENTS_ALLOW_PRIVATE_TARGETS",
-        "TALKTIME_PROVIDER_MAX_RPS",
         "TALKTIME_TICK_RETENTION_DAYS",
     }
 )
@@ -141,6 +141,7 @@ class Settings(BaseSettings):
     goodwill_days: Annotated[int, Field(ge=1, le=36_500)] = 30
     rerate_window_s: Seconds = _s(259200)
     provider_timeout_s: PositiveSeconds = _s(10)
+    provider_max_rps: Annotated[int, Field(ge=1, le=MAX_RATE)] = 50
 
     log_format: Annotated[str, Field(pattern="^(json|text)$")] = "json"
 

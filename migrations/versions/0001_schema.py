@@ -178,8 +178,7 @@ create table limit_changes (
 
 create table provider_budget (
     provider text not null,
-    window_start timestamptz not null,
-    permits_used integer not null,
+    next_at timestamptz not null,
     blocked_until timestamptz,
     constraint provider_budget_pkey primary key (provider)
 );
@@ -570,7 +569,7 @@ CHANGEABLE = {
     "settings": "value, changed_at",
     "admin_users": "password_hash, role, disabled_at",
     "job_leases": "next_run_at, token, leased_until",
-    "provider_budget": "window_start, permits_used, blocked_until",
+    "provider_budget": "next_at, blocked_until",
     "receiving": "to_at",
     "key_use": "last_used_at",
     "simulations": "state, result, progress",

@@ -63,7 +63,8 @@ BUGS: Final = (
                 scenario=order.scenario,
                 time_limit_s=prepared.time_limit // US_PER_S,
                 webhook=self._webhook(prepared),
-            )
+            ),
+            permit,
         )
 """,
                 """\
@@ -73,7 +74,7 @@ BUGS: Final = (
             time_limit_s=prepared.time_limit // US_PER_S,
             webhook=self._webhook(prepared),
         )
-        outcome = await self._gabber.start(request)
+        outcome = await self._gabber.start(request, permit)
         if isinstance(outcome, Unconfirmed):
             outcome = await self._gabber.start(request)
 """,

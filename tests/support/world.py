@@ -10,6 +10,7 @@ import httpx
 
 from app.core.ids import AccountThing, Kind, parse_public_id
 from app.heartbeats.endpoint import PATH
+from app.ports.permits import Permits, Unlimited
 from app.service import Service
 from app.settings import Settings, load_settings
 from tests.support.clock import ManualClock
@@ -116,9 +117,17 @@ class World:
 
 @asynccontextmanager
 async def world(
-    database_url: str, provider: ScriptedProvider, *, clock: ManualClock | None = None, **settings: Any
+    database_url: str,
+    provider: ScriptedProvider,
+    *,
+    clock: ManualClock | None = None,
+    permits: Permits | None = None,
+    **settings: Any,
 ) -> AsyncIterator[World]:
-    """Run a service on ``database_url``; ``settings`` are fields of :class:`app.settings.Settings`."""
+    """Run a service on ``database_url``; ``settings`` are fields of :class:`app.settings.Settings`.
+
+    Without ``permits`` the provider's rate has no limit: waiting for its turn would move the clock.
+    """
     clock = clock or ManualClock()
     loaded = load_settings(
         database_url=database_url,
@@ -130,7 +139,7 @@ async def world(
         bootstrap_admin_key=ADMIN_KEY,
         **settings,
     )
-    service = Service(loaded, database_url, clock=clock)
+    service = Service(loaded, database_url, clock=clock, permits=permits or Unlimited())
     await service.start()
     transport = httpx.ASGITransport(app=service.app, raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}

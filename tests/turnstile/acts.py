@@ -79,7 +79,13 @@ def voiding() -> Act:
 
 async def reconciling(seat: Seat, case: Case) -> Told:
     """A worker that found the session due."""
-    return Told((await seat.world.service.reconciler.reconcile(case.session_key)).value)
+    return await _work_on(seat, case.session_key)
+
+
+async def _work_on(seat: Seat, session: AccountThing) -> Told:
+    outcome = await seat.world.service.reconciler.reconcile(session)
+    assert isinstance(outcome, Outcome)
+    return Told(outcome.value)
 
 
 async def posting_due(seat: Seat, case: Case) -> Told:
@@ -108,7 +114,7 @@ async def giving_up_once_started(seat: Seat, case: Case) -> Told:
     key = seat.world.service.tokens.read(token)
     assert key is not None
     assert key.account_id == case.account_id
-    return Told((await seat.world.service.reconciler.reconcile(key)).value)
+    return await _work_on(seat, key)
 
 
 async def _beat(world: World, path: str, provider_id: str) -> Told:
