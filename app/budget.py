@@ -124,13 +124,10 @@ class ProviderBudget:
         stored = provider_budget.c.blocked_until
         # One further off than any may be was written by a clock that was set back since.
         longer = stored.between(until, Instant(now + MAX_BLOCK + CLOCKS_DIFFER))
-        statement = (
-            upsert(provider_budget)
-            .values(provider=PROVIDER, next_at=now, blocked_until=until)
-            .on_conflict_do_update(
-                index_elements=[provider_budget.c.provider],
-                set_={"blocked_until": case((longer, stored), else_=until)},
-            )
+        told = upsert(provider_budget).values(provider=PROVIDER, next_at=now, blocked_until=until)
+        statement = told.on_conflict_do_update(
+            index_elements=[provider_budget.c.provider],
+            set_={"blocked_until": case((longer, stored), else_=told.excluded.blocked_until)},
         )
         try:
             async with self._database.transaction() as transaction:

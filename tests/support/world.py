@@ -19,6 +19,7 @@ from tests.support.scripted_provider import ScriptedProvider
 
 ADMIN_KEY = "test-admin-key-0123456789"
 PUBLIC_URL = "http://talktime.example"
+NO_LIMIT = Unlimited()
 
 
 @dataclass
@@ -121,12 +122,13 @@ async def world(
     provider: ScriptedProvider,
     *,
     clock: ManualClock | None = None,
-    permits: Permits | None = None,
+    permits: Permits | None = NO_LIMIT,
     **settings: Any,
 ) -> AsyncIterator[World]:
     """Run a service on ``database_url``; ``settings`` are fields of :class:`app.settings.Settings`.
 
-    Without ``permits`` the provider's rate has no limit: waiting for its turn would move the clock.
+    The provider's rate has no limit, as waiting for its turn would move the clock; with ``permits=None`` it has that of
+    the settings.
     """
     clock = clock or ManualClock()
     loaded = load_settings(
@@ -139,7 +141,7 @@ async def world(
         bootstrap_admin_key=ADMIN_KEY,
         **settings,
     )
-    service = Service(loaded, database_url, clock=clock, permits=permits or Unlimited())
+    service = Service(loaded, database_url, clock=clock, permits=permits)
     await service.start()
     transport = httpx.ASGITransport(app=service.app, raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
