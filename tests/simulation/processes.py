@@ -14,7 +14,7 @@ from app.service import Service
 from app.settings import Settings
 from tests.simulation.loop import WorldClock
 from tests.simulation.provider import Provider
-from tests.simulation.statements import LIFE, OPERATION, Died, Life, Operation, Traps
+from tests.simulation.statements import LIFE, OPERATION, SLICE, Died, Life, Operation, Traps
 
 ADMIN_KEY: Final = "simulated-admin-key"
 PUBLIC_URL: Final = "http://talktime.example"
@@ -179,7 +179,7 @@ def _as_slice(work: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[An
     """``work`` as an operation of its own, within another one."""
 
     async def within(*given: Any) -> Any:
-        token = OPERATION.set(Operation("slice"))
+        token = OPERATION.set(Operation(SLICE))
         try:
             return await work(*given)
         finally:

@@ -18,6 +18,9 @@ from weakref import WeakSet
 import psycopg
 from psycopg import pq, waiting
 
+SLICE: Final = "slice"
+"""The operation that leases permits for requests to the provider: of what the auditor reads it changes nothing."""
+
 TRAPS: Final = ("dies before", "dies after", "cut before", "cut after", "stalls before")
 
 
@@ -68,7 +71,7 @@ class Traps:
     seen: Counter[str] = field(default_factory=Counter)
     fired: Counter[str] = field(default_factory=Counter)
     commits: int = 0
-    """So many transactions were committed: while there are no more, nothing has changed."""
+    """So many transactions were committed: while there are no more, nothing has changed that the auditor reads."""
     down: bool = False
     """The database cannot be reached at all."""
 
@@ -142,7 +145,8 @@ def _blocking(connection: psycopg.AsyncConnection[Any], gen: Any, interval: floa
 async def _around_commit(
     connection: psycopg.AsyncConnection[Any], life: Life, operation: Operation | None, commit: Any
 ) -> Any:
-    life.traps.commits += 1
+    if operation is None or operation.name != SLICE:
+        life.traps.commits += 1
     if operation is None:
         return commit()
     point = operation.point

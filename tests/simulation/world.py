@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import psycopg
 
+from app.core.budget import PERMIT_LASTS, spacing
 from app.core.units import US_PER_S, Instant, format_instant, parse_instant
 from app.ledger.findings import Finding
 from app.ledger.verify import verify
@@ -83,6 +84,7 @@ def world_settings() -> Settings:
         evidence_wait_s="1500",
         review_after_s="900",
         rerate_window_s="86400",
+        provider_max_rps=2,
     )
 
 
@@ -116,6 +118,10 @@ class World:
         self._settings = world_settings()
         self._url = url
         self._connection = psycopg.connect(owner, autocommit=True)
+        self.provider.mishaps = lambda: sum(self.traps.fired.values()) + self._lives
+        self.provider.skew = 2 * SKEW
+        between = spacing(self._settings.provider_max_rps)
+        self.provider.most_a_second = (US_PER_S + PERMIT_LASTS + 2 * SKEW) // between + 1
         self.auditor = Auditor(self._connection, self.provider, self.clock, self.traps, SKEW)
         self.requests: list[Request] = []
         self._lives = 0
@@ -288,8 +294,11 @@ class World:
             return None
         self.say(f"{request.operation} {request.key}: {answer.status} {answer.problem}")
         request.answers.append(answer)
-        if 400 <= answer.status < 500 and self.loop.now_us == began and not twice:
+        definite = 400 <= answer.status < 500 or answer.problem == "provider-busy"
+        if definite and self.loop.now_us == began and not twice:
             self.auditor.check_no_trace(before, f"{request.operation} {answer.status} {answer.problem}")
+        if answer.problem == "provider-busy":
+            self.seen[f"{request.operation} 503 provider-busy"] += 1
         self.check(request.operation)
         if answer.problem == "provider-unconfirmed":
             patience = self._settings.unconfirmed_ttl_s
