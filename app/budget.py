@@ -17,7 +17,6 @@ from app.core.budget import (
     CLOCKS_DIFFER,
     MAX_BLOCK,
     MAX_LEAD,
-    SLICE,
     NotNow,
     Permit,
     Purpose,
@@ -46,6 +45,9 @@ PATIENCE: Final[dict[Purpose, Micros]] = {
 READY_PATIENCE: Final = Micros(10 * US_PER_S)
 """So long a request whose permits keep lapsing, on a machine that is too busy to use them, asks for others."""
 
+IDLE: Final = Micros(2 * US_PER_S)
+"""A process that leased nothing for so long begins with a small slice again; by then ten busy ones had their turn."""
+
 FIRST_LEAD: Final = Micros(US_PER_S // 40)
 
 log = structlog.get_logger(__name__)
@@ -54,9 +56,10 @@ log = structlog.get_logger(__name__)
 class ProviderBudget:
     """:class:`~app.ports.permits.Permits` of one process, at most ``rate`` a second with all others together."""
 
-    def __init__(self, database: Database, clock: Clock, rate: int) -> None:
+    def __init__(self, database: Database, clock: Clock, rate: int, *, provider: str = PROVIDER) -> None:
         self._database = database
         self._clock = clock
+        self._provider = provider
         self._between = spacing(rate)
         self._most = most_at_once(self._between)
         self._hand: list[Instant] = []
@@ -124,7 +127,7 @@ class ProviderBudget:
         stored = provider_budget.c.blocked_until
         # One further off than any may be was written by a clock that was set back since.
         longer = stored.between(until, Instant(now + MAX_BLOCK + CLOCKS_DIFFER))
-        told = upsert(provider_budget).values(provider=PROVIDER, next_at=now, blocked_until=until)
+        told = upsert(provider_budget).values(provider=self._provider, next_at=now, blocked_until=until)
         statement = told.on_conflict_do_update(
             index_elements=[provider_budget.c.provider],
             set_={"blocked_until": case((longer, stored), else_=told.excluded.blocked_until)},
@@ -170,7 +173,7 @@ class ProviderBudget:
             return None
 
     def _next_count(self, now: Instant) -> int:
-        if now > self._slice_ends + SLICE:
+        if now > self._slice_ends + IDLE:
             return 1
         return next_count(self._count, self._used, self._most)
 
@@ -180,13 +183,13 @@ class ProviderBudget:
             seen = self._row
             if seen is not None:
                 leased = lease(seen, self._clock.now(), self._between, purpose, count, lead)
-                if isinstance(leased, Slice) and not await _replace(transaction, seen, leased.row):
+                if isinstance(leased, Slice) and not await self._replace(transaction, seen, leased.row):
                     leased = None  # another process was at the row
             if leased is None:
                 seen = await self._locked(transaction)
                 leased = lease(seen, self._clock.now(), self._between, purpose, count, lead)
                 if isinstance(leased, Slice):
-                    await _replace(transaction, seen, leased.row)
+                    await self._replace(transaction, seen, leased.row)
         # Told by the provider while the statement ran: that stays.
         blocked = self._row if self._row is not None and self._row.blocked_until is not None else None
         self._row = leased.row if isinstance(leased, Slice) else seen
@@ -200,32 +203,31 @@ class ProviderBudget:
         """The row under lock; made if nobody ever leased."""
         statement = (
             select(provider_budget.c.next_at, provider_budget.c.blocked_until)
-            .where(provider_budget.c.provider == PROVIDER)
+            .where(provider_budget.c.provider == self._provider)
             .with_for_update()
         )
         found = (await transaction.execute(statement)).one_or_none()
         if found is None:
             await transaction.execute(
                 upsert(provider_budget)
-                .values(provider=PROVIDER, next_at=self._clock.now(), blocked_until=None)
+                .values(provider=self._provider, next_at=self._clock.now(), blocked_until=None)
                 .on_conflict_do_nothing()
             )
             found = (await transaction.execute(statement)).one()
         return Row(found.next_at, found.blocked_until)
 
-
-async def _replace(transaction: Transaction, seen: Row, row: Row) -> bool:
-    """Move the row on, if it is still as it was seen."""
-    moved = await transaction.execute(
-        update(provider_budget)
-        .where(
-            provider_budget.c.provider == PROVIDER,
-            provider_budget.c.next_at == seen.next_at,
-            provider_budget.c.blocked_until.is_not_distinct_from(seen.blocked_until),
+    async def _replace(self, transaction: Transaction, seen: Row, row: Row) -> bool:
+        """Move the row on, if it is still as it was seen."""
+        moved = await transaction.execute(
+            update(provider_budget)
+            .where(
+                provider_budget.c.provider == self._provider,
+                provider_budget.c.next_at == seen.next_at,
+                provider_budget.c.blocked_until.is_not_distinct_from(seen.blocked_until),
+            )
+            .values(next_at=row.next_at)
         )
-        .values(next_at=row.next_at)
-    )
-    return moved.rowcount == 1
+        return moved.rowcount == 1
 
 
 def provider_busy(refused: NotNow) -> Problem:

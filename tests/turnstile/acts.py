@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import UUID
 
+from app.budget import ProviderBudget
+from app.core.budget import Permit, Purpose
 from app.core.ids import AccountThing
 from app.core.units import US_PER_S, Instant, format_instant
 from app.ledger.due import post_due
@@ -93,6 +95,18 @@ async def posting_due(seat: Seat, case: Case) -> Told:
     service = seat.world.service
     await post_due(service.database, service.ledger, seat.world.clock.now())
     return Told("posted")
+
+
+def leasing(times: int) -> Act:
+    """A process without a permit in hand that needs so many; of each run's own provider, so that all runs are alike."""
+
+    async def act(seat: Seat, case: Case) -> Told:
+        clock = seat.world.clock
+        budget = ProviderBudget(seat.world.service.database, clock, 50, provider=case.user)
+        permits = [await budget.reserve(Purpose.START) for _ in range(times)]
+        return Told(" ".join(f"+{permit.at - clock.now()}" for permit in permits if isinstance(permit, Permit)))
+
+    return act
 
 
 async def beating(seat: Seat, case: Case) -> Told:
