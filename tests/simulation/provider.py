@@ -176,6 +176,8 @@ class Provider(httpx.AsyncBaseTransport):
         """So many requests within any second are within the rate, as far as our processes' clocks differ."""
         self.skew = 0
         """µs by which the clocks of two of our processes differ at most."""
+        self.closed: Callable[[], None] = lambda: None
+        """Called when all have heard that we want no requests."""
         self.ignored: list[str] = []
         """What was asked for above the rate, or before it was wanted again."""
         self._arrived: deque[int] = deque()
@@ -220,6 +222,7 @@ class Provider(httpx.AsyncBaseTransport):
         if self.mishaps() == mishaps and until > self._clock.now():
             self._dice.fired["closed"] += 1
             self._closed_until = max(self._closed_until, until)
+            self.closed()
 
     # Starts
 

@@ -120,6 +120,7 @@ class World:
         self._connection = psycopg.connect(owner, autocommit=True)
         self.provider.mishaps = lambda: sum(self.traps.fired.values()) + self._lives
         self.provider.skew = 2 * SKEW
+        self.provider.closed = self._tempt
         between = spacing(self._settings.provider_max_rps)
         self.provider.most_a_second = (US_PER_S + PERMIT_LASTS + 2 * SKEW) // between + 1
         self.auditor = Auditor(self._connection, self.provider, self.clock, self.traps, SKEW)
@@ -476,12 +477,22 @@ class World:
         found = self.auditor.sessions()
         process = self._pick("pull", event.number)
         if found and process is not None:
-            session = rng(self.plan.seed, "pull", event.number).choice(found)
-            answer = await process.call("pull", "POST", f"/v1/sessions/{session}/reconcile")
-            if answer is not None:
-                self.seen[f"pull {answer.status} {answer.problem}".rstrip()] += 1
-                self.say(f"pull: {answer.status} {answer.problem}")
-            self.check("pull")
+            await self._pull_by(process, rng(self.plan.seed, "pull", event.number).choice(found))
+
+    async def _pull_by(self, process: Process, session: str) -> None:
+        answer = await process.call("pull", "POST", f"/v1/sessions/{session}/reconcile")
+        if answer is not None:
+            self.seen[f"pull {answer.status} {answer.problem}".rstrip()] += 1
+            self.say(f"pull: {answer.status} {answer.problem}")
+        self.check("pull")
+
+    def _tempt(self) -> None:
+        """While the provider wants no requests, somebody asks each process to pull."""
+        found = self.auditor.sessions() if not self.traps.down else []
+        for process in self._processes:
+            if process is not None and process.alive and found:
+                session = rng(self.plan.seed, "tempt", self.loop.now_us, process.name).choice(found)
+                self._spawn(self._pull_by(process, session))
 
     async def _look(self, event: Event) -> None:
         user = rng(self.plan.seed, "look", event.number).choice(USERS)
