@@ -58,6 +58,7 @@ PROVIDER_REFUSED: Final = Code("provider-refused", 502, "The provider refused to
 PERSONA_NOT_ACCEPTED: Final = Code("persona-not-accepted", 422, "The provider does not take this persona or scenario")
 PROVIDER_UNCONFIRMED: Final = Code("provider-unconfirmed", 504, "It is not known whether the session started")
 PROVIDER_UNAVAILABLE: Final = Code("provider-unavailable", 502, "The provider's timeline could not be had", True)
+PROVIDER_BUSY: Final = Code("provider-busy", 503, "The provider takes no request at the moment", retryable=True)
 CAPABILITY_MISSING: Final = Code("capability-missing", 409, "The provider cannot do this")
 SESSION_NOT_LIVE: Final = Code("session-not-live", 409, "The session does not run")
 END_REFUSED: Final = Code("end-refused", 502, "The provider did not end the session")

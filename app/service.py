@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
+import httpx
 import structlog
 from fastapi import Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +22,7 @@ from app import __version__
 from app.accounts.correction_routes import correction_routes
 from app.accounts.routes import account_routes
 from app.accounts.settings_routes import settings_routes
+from app.budget import ProviderBudget
 from app.core.account import BrokenLedger
 from app.core.ids import AccountThing
 from app.core.units import US_PER_DAY, US_PER_S, Micros, datetime_of
@@ -44,6 +46,7 @@ from app.ledger.due import post_due
 from app.ledger.keys import LedgerKeys, ledger_keys_of
 from app.ports.clock import Clock, SystemClock
 from app.ports.ids import TimeOrderedIds
+from app.ports.permits import Permits
 from app.ports.randomness import Randomness, SystemRandomness
 from app.pricing.cards import ensure_default_card
 from app.pricing.routes import pricing_routes
@@ -93,11 +96,14 @@ class Service:
         *,
         clock: Clock | None = None,
         randomness: Randomness | None = None,
-        gabber: Gabber | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+        permits: Permits | None = None,
         report_every: Micros = REPORT_EVERY,
     ) -> None:
-        """Clock, randomness and provider are made from the settings where none is given; ``report_every``: how often we
-        say that we are receiving.
+        """Clock, randomness and the provider's budget are made from the settings where none is given.
+
+        ``transport``: how the provider is reached; null: over the network. ``report_every``: how often we say that we
+        are receiving.
 
         Raises :class:`~app.settings.BadSettings` where a setting is missing that serving needs.
         """
@@ -110,12 +116,15 @@ class Service:
         self.database = Database(database_url)
         self.ledger = LedgerPorts(_ledger_keys(settings), ids, CardThresholds(settings.min_session_s))
         self._ids = ids
-        gabber = gabber or Gabber(
+        self.permits = permits = permits or ProviderBudget(self.database, self._clock, settings.provider_max_rps)
+        gabber = Gabber(
             base_url=settings.gabber_base_url,
             api_key=settings.gabber_api_key.get_secret_value(),
             timeout=settings.provider_timeout_s,
             clock=self._clock,
+            transport=transport,
             capabilities=Capabilities(can_end=Capability.END in settings.gabber_capabilities),
+            permits=permits,
         )
         self._gabber = gabber
         self.tokens = WebhookTokens(KeyRing(secrets, Purpose.WEBHOOK))
@@ -123,6 +132,7 @@ class Service:
             database=self.database,
             ledger=self.ledger,
             gabber=gabber,
+            permits=permits,
             clock=self._clock,
             ids=ids,
             randomness=randomness,
@@ -145,6 +155,7 @@ class Service:
             database=self.database,
             ledger=self.ledger,
             gabber=gabber,
+            permits=permits,
             leases=Leases(self.database, self._clock, ids, lease),
             clock=self._clock,
             randomness=randomness,
@@ -273,13 +284,14 @@ class Service:
         self._alarms.stop()
         if self._rounds:
             await asyncio.wait(self._rounds)
+        await self.reconciler.finish()
         await self._writer.close()
         await self.receiving.report_the_end()
         await self._gabber.aclose()
         await self.database.close()
 
     async def _reconcile_round(self) -> None:
-        task: asyncio.Task[object] = asyncio.create_task(self.reconciler.run_due(), name="reconcile-round")
+        task: asyncio.Task[object] = asyncio.create_task(self.reconciler.fill(), name="reconcile-round")
         self._rounds.add(task)
         task.add_done_callback(self._rounds.discard)
         await asyncio.shield(task)

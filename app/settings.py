@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.core.budget import MAX_RATE
 from app.core.units import US_PER_DAY, InvalidQuantity, Micros, parse_seconds
 from app.ports.clock import Clock, ScaledClock, SystemClock
 
@@ -29,7 +30,6 @@ WITHOUT_EFFECT: Final = frozenset(
     {
         "TALKTIME_CORS_ORIGINS",
         "TALKTIME_EVENTS_ALLOW_PRIVATE_TARGETS",
-        "TALKTIME_PROVIDER_MAX_RPS",
     }
 )
 """Settings whose names are taken but which nothing in this version reads; ``serve`` says so if one is set."""
@@ -144,6 +144,7 @@ class Settings(BaseSettings):
     rerate_window_s: Seconds = _s(259200)
     tick_retention_days: Annotated[int, Field(ge=MIN_RETENTION_DAYS, le=36_500)] = 90
     provider_timeout_s: PositiveSeconds = _s(10)
+    provider_max_rps: Annotated[int, Field(ge=1, le=MAX_RATE)] = 50
 
     log_format: Annotated[str, Field(pattern="^(json|text)$")] = "json"
 

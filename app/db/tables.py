@@ -479,8 +479,7 @@ provider_budget = _table(
     "provider_budget",
     LOCAL,
     Column("provider", Text, primary_key=True),
-    _col("window_start", InstantType),
-    _col("permits_used", Integer),
+    _col("next_at", InstantType),
     _col("blocked_until", InstantType, nullable=True),
 )
 

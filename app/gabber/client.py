@@ -18,8 +18,9 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from app.core.budget import NotNow, Permit, Purpose
 from app.core.lossless_json import InvalidJson, loads
-from app.core.units import Instant, Micros
+from app.core.units import US_PER_S, Instant, Micros
 from app.gabber.outcomes import (
     Capabilities,
     Ended,
@@ -36,6 +37,7 @@ from app.gabber.outcomes import (
 from app.gabber.pages import MAX_PAGES, MAX_VALUES, Page, next_url, read_page, unwrap
 from app.gabber.wire import BadEncoding, TooLarge, code_of, plain, read_body, retry_after
 from app.ports.clock import Clock
+from app.ports.permits import Permits, Unlimited
 
 DEFAULT_BASE_URL: Final = "https://app.gabber.dev"
 MAX_CONNECTIONS: Final = 8
@@ -54,6 +56,9 @@ MAX_CONNECTION_CHARS: Final = 16_384
 MIN_TOKEN_CHARS: Final = 16
 """The last part of a webhook's path is a secret from this length on, and removed from the provider's messages."""
 
+SHORT_BLOCK: Final = Micros(2 * US_PER_S)
+"""A 429 that does not say for how long keeps all requests back for so long."""
+
 MAX_TIMELINE_BYTES: Final = 16 * 1024 * 1024
 """All pages of one pull."""
 
@@ -67,8 +72,10 @@ class Gabber:
     """An asynchronous client of one provider account; close it, or use it as ``async with``.
 
     ``timeout`` bounds one answer from the first byte sent to the last byte read, ``PULL_DEADLINE_TIMEOUTS`` times it a
-    whole pull; it is time on ``clock``, waited for in real time. Raises ``ValueError`` for a base URL that is not plain
-    ``http(s)://host[:port][/path]`` or a key that cannot stand in a header; neither message holds the value.
+    whole pull; it is time on ``clock``, waited for in real time. Each request, each page of a timeline too, takes one
+    of ``permits`` and is made only then; where the provider says 429, or 503 with ``Retry-After``, they are told.
+    Raises ``ValueError`` for a base URL that is not plain ``http(s)://host[:port][/path]`` or a key that cannot stand
+    in a header; neither message holds the value.
     """
 
     def __init__(
@@ -80,6 +87,7 @@ class Gabber:
         clock: Clock,
         transport: httpx.AsyncBaseTransport | None = None,
         capabilities: Capabilities | None = None,
+        permits: Permits | None = None,
     ) -> None:
         self._base_url = _checked_base_url(base_url)
         if not (api_key and api_key.isascii() and api_key.isprintable() and api_key == api_key.strip()):
@@ -88,6 +96,7 @@ class Gabber:
         self._clock = clock
         self._answer_s = clock.real_seconds(timeout)
         self.capabilities = capabilities or Capabilities()
+        self._permits = permits or Unlimited()
         tls = _tls()
         # A quarter each: waiting for a place in the pool, connecting and shaking hands end before the whole deadline
         # does, so that the deadline never cuts off a start of which not a byte was sent and makes it look ambiguous.
@@ -128,12 +137,16 @@ class Gabber:
         await self._starts.aclose()
         await self._pulls.aclose()
 
-    async def start(self, request: StartRequest) -> Started | Refused | Unconfirmed:
+    async def start(self, request: StartRequest, permit: Permit | None = None) -> Started | Refused | Unconfirmed:
         """Ask for a session, once: never retried here, as a second request may start a second session.
 
-        Refused: any 4xx (429 included), and errors before a byte of the request was sent. Everything else but a 2xx
-        that is understood is Unconfirmed.
+        Refused: any 4xx (429 included), no permit (code ``busy``; ``permit`` is one that was reserved), and errors
+        before a byte of the request was sent. Everything else but a 2xx that is understood is Unconfirmed.
         """
+        refused = await self._permits.ready(Purpose.START, permit)
+        if refused is not None:
+            message = "the provider takes no request at the moment"
+            return Refused(status=None, code="busy", message=message, retry_after=refused.wait)
         body = {
             "persona": request.persona,
             "scenario": request.scenario,
@@ -141,6 +154,7 @@ class Gabber:
             "webhook": request.webhook,
         }
         status: int | None = None
+        pause: Micros | None = None
         try:
             async with (
                 asyncio.timeout(self._answer_s),
@@ -152,6 +166,7 @@ class Gabber:
                 ) as response,
             ):
                 status = response.status_code
+                pause = self._pause(status, response)
                 if 400 <= status < 500:
                     return await self._refusal(response, request.webhook)
                 if not 200 <= status < 300:
@@ -170,19 +185,25 @@ class Gabber:
             return Unconfirmed(why="the provider's answer is wrongly encoded")
         except httpx.HTTPError as error:
             return Unconfirmed(why=f"the exchange with the provider broke off ({type(error).__name__})")
+        finally:
+            await self._keep_away(pause)
 
-    async def end(self, provider_session_id: str) -> Ended | NotEnded | EndUnconfirmed:
+    async def end(self, provider_session_id: str) -> Ended | NotEnded | EndUnconfirmed | NotNow:
         """Ask the provider to end a session, once. To ask for it again does no harm: what has ended stays so.
 
         NotEnded: any 4xx, and errors before a byte of the request was sent. Any 2xx is Ended, whatever its body, which
-        no schema describes; but for the guide's envelope around an error. Raises ``RuntimeError`` where
-        :attr:`capabilities` lack it.
+        no schema describes; but for the guide's envelope around an error. NotNow: no permit was to be had. Raises
+        ``RuntimeError`` where :attr:`capabilities` lack it.
         """
         if not self.capabilities.can_end:
             raise RuntimeError("this provider cannot end a session")
         path = _path_part(provider_session_id)
         if path is None:
             return NotEnded(status=None, code="not_found", message="no session can have this id")
+        refused = await self._permits.ready(Purpose.START)
+        if refused is not None:
+            return refused
+        pause: Micros | None = None
         try:
             async with (
                 asyncio.timeout(self._answer_s),
@@ -194,6 +215,7 @@ class Gabber:
                 inner, content = unwrap(said)
                 if 200 <= status < 300 and inner is not None:
                     status = inner
+                pause = self._pause(status, response)
                 if 200 <= status < 300:
                     return Ended()
                 if 400 <= status < 500:
@@ -209,6 +231,8 @@ class Gabber:
             return EndUnconfirmed(why="the provider did not answer in time")
         except httpx.HTTPError as error:
             return EndUnconfirmed(why=f"the exchange with the provider broke off ({type(error).__name__})")
+        finally:
+            await self._keep_away(pause)
 
     async def _refusal(self, response: httpx.Response, webhook: str) -> Refused:
         """The status alone decides; a body that is late, broken or odd takes nothing from it."""
@@ -239,31 +263,44 @@ class Gabber:
             plain(message, secrets=secrets) if isinstance(message, str) else "",
         )
 
-    async def timeline(self, provider_session_id: str) -> PulledTimeline | PullFailed:
-        """Pull all pages of a session's timeline, or nothing."""
+    async def timeline(
+        self, provider_session_id: str, permit: Permit | None = None
+    ) -> PulledTimeline | PullFailed | NotNow:
+        """Pull all pages of a session's timeline, or nothing. NotNow: some page got no permit.
+
+        ``permit``: one that was reserved, for the first page.
+        """
         path = _path_part(provider_session_id)
         if path is None:
             return PullFailed(kind=PullFailure.NOT_FOUND, detail="no session can have this id")
         first = httpx.URL(f"{self._base_url}/api/v1/session/{path}/timeline")
-        outcome: PulledTimeline | PullFailed | None = None
+        outcome: PulledTimeline | PullFailed | NotNow | None = None
         try:
             async with asyncio.timeout(self._answer_s * PULL_DEADLINE_TIMEOUTS):
                 for _ in range(MAX_PULLS_OF_ONE_TIMELINE):
-                    outcome = await self._pull(first)
-                    if isinstance(outcome, PulledTimeline) or outcome.kind is not PullFailure.INCONSISTENT:
+                    outcome = await self._pull(first, permit)
+                    permit = None
+                    if not isinstance(outcome, PullFailed) or outcome.kind is not PullFailure.INCONSISTENT:
                         break
         except TimeoutError:
             pass
+        if isinstance(outcome, PullFailed):
+            await self._keep_away(outcome.pause)
         return outcome or PullFailed(kind=PullFailure.TIMEOUT, detail="the pull took longer than its deadline")
 
-    async def _pull(self, first: httpx.URL) -> PulledTimeline | PullFailed:
-        requested_at = self._clock.now()
+    async def _pull(self, first: httpx.URL, permit: Permit | None) -> PulledTimeline | PullFailed | NotNow:
+        requested_at: Instant | None = None
         values: list[object] = []
         visited: set[str] = set()
         total: int | None = None
         size = 0
         url = first
         while True:
+            refused = await self._permits.ready(Purpose.PAGE, permit)
+            if refused is not None:
+                return refused
+            permit = None
+            requested_at = requested_at or self._clock.now()
             fetched = await self._page(url)
             if isinstance(fetched, PullFailed):
                 return fetched
@@ -318,6 +355,18 @@ class Gabber:
         except TimeoutError:
             raise httpx.ReadTimeout("the answer took too long") from None
 
+    def _pause(self, status: int, response: httpx.Response) -> Micros | None:
+        """For how long the provider wants no request at all, if that is what it says."""
+        wait = retry_after(response, self._clock.now()) or None
+        if status == TOO_MANY_REQUESTS:
+            return wait or SHORT_BLOCK
+        return wait if status == UNAVAILABLE else None
+
+    async def _keep_away(self, pause: Micros | None) -> None:
+        # After the exchange and its deadline: what the provider has said stays said while we write it down.
+        if pause is not None:
+            await self._permits.block(pause)
+
     def _failure(self, status: int, response: httpx.Response) -> PullFailed:
         kind = _KIND_OF_STATUS.get(status)
         if kind is None:
@@ -325,9 +374,16 @@ class Gabber:
                 status // 100, PullFailure.MALFORMED
             )
         wait = retry_after(response, self._clock.now())
-        return PullFailed(kind=kind, detail=f"the provider answered {status}", retry_after=wait)
+        return PullFailed(
+            kind=kind,
+            detail=f"the provider answered {status}",
+            retry_after=wait,
+            pause=self._pause(status, response),
+        )
 
 
+TOO_MANY_REQUESTS: Final = 429
+UNAVAILABLE: Final = 503
 _KIND_OF_STATUS: Final = {
     401: PullFailure.UNAUTHORIZED,
     403: PullFailure.UNAUTHORIZED,

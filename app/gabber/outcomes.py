@@ -127,3 +127,5 @@ class PullFailed:
     kind: PullFailure
     detail: str
     retry_after: Micros | None = None
+    pause: Micros | None = None
+    """So long the provider wants no request of anybody's; the permits have been told."""

@@ -134,7 +134,7 @@ async def claim(
         if getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE:
             raise _in_flight() from None
         raise
-    row = await _claimed(transaction, account_id, key)
+    row = await claimed(transaction, account_id, key)
     if row is None:
         raise RuntimeError("a key that is there cannot be read")
     return row
@@ -145,11 +145,12 @@ async def earlier_answer(transaction: Transaction, account_id: UUID, key: Idempo
 
     Raises a :class:`~app.errors.Problem`: 422 if that was another request, 409 if the answer was purged.
     """
-    row = await _claimed(transaction, account_id, key)
+    row = await claimed(transaction, account_id, key)
     return None if row is None or row._mapping["state"] == "pending" else stored_answer(row)
 
 
-async def _claimed(transaction: Transaction, account_id: UUID, key: IdempotencyKey) -> Row[tuple[object, ...]] | None:
+async def claimed(transaction: Transaction, account_id: UUID, key: IdempotencyKey) -> Row[tuple[object, ...]] | None:
+    """The row of the request that has the key; null if none has. A :class:`~app.errors.Problem`, 422: another one's."""
     row = (
         await transaction.execute(
             select(idempotency).where(idempotency.c.account_id == account_id, idempotency.c.key_hash == key.key_hash)

@@ -17,6 +17,8 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Row
 
+from app.budget import provider_busy
+from app.core.budget import NotNow, Purpose
 from app.core.gate import Admitted, NotCovered, admit
 from app.core.ids import AccountThing, account_id_of
 from app.core.lifecycle import RECONCILED, State
@@ -41,6 +43,7 @@ from app.http.idempotency import (
     STORED_REFUSALS,
     IdempotencyKey,
     claim,
+    claimed,
     complete,
     keyed_transaction,
     stored_answer,
@@ -51,6 +54,7 @@ from app.ledger.book import Book, LedgerPorts
 from app.ledger.opening import open_book, open_book_of_user
 from app.ports.clock import Clock
 from app.ports.ids import Ids
+from app.ports.permits import Permits
 from app.ports.randomness import Randomness
 from app.pricing.cards import StoredCard, choose_card, find_card
 from app.sessions.documents import session_document
@@ -117,6 +121,7 @@ class Starts:
         database: Database,
         ledger: LedgerPorts,
         gabber: Gabber,
+        permits: Permits,
         clock: Clock,
         ids: Ids,
         randomness: Randomness,
@@ -127,6 +132,7 @@ class Starts:
         self._database = database
         self._ledger = ledger
         self._gabber = gabber
+        self._permits = permits
         self._clock = clock
         self._ids = ids
         self._randomness = randomness
@@ -138,11 +144,20 @@ class Starts:
         """Start a session: 201 with its connection, which no other answer holds; an adopted one: with its webhook.
 
         Raises a :class:`~app.errors.Problem`: 402 ``insufficient-credits``, 409, 422 (``persona-not-accepted`` among
-        them), 502 ``provider-refused``, 504 ``provider-unconfirmed``.
+        them), 502 ``provider-refused``, 503 ``provider-busy`` before anything is written, 504 ``provider-unconfirmed``.
         """
         if order.time_limit is not None and order.time_limit < self._limits.shortest:
             raise invalid("/time_limit_s", f"must be at least {seconds(self._limits.shortest)} seconds")
-        prepared = await self._prepare(order, key, actor)
+        permit = None if order.adopted else await self._permits.reserve(Purpose.START)
+        if isinstance(permit, NotNow):
+            return await self._turn_away(order, key, permit)
+        asking = False
+        try:
+            prepared = await self._prepare(order, key, actor)
+            asking = not isinstance(prepared, Answer)
+        finally:
+            if permit is not None and not asking:
+                self._permits.give_back(permit)
         if isinstance(prepared, Answer):
             return prepared
         outcome = await self._gabber.start(
@@ -151,9 +166,20 @@ class Starts:
                 scenario=order.scenario,
                 time_limit_s=prepared.time_limit // US_PER_S,
                 webhook=self._webhook(prepared),
-            )
+            ),
+            permit,
         )
         return await self._conclude(prepared.key, outcome, key)
+
+    async def _turn_away(self, order: StartOrder, key: IdempotencyKey | None, refused: NotNow) -> Answer:
+        """There is no permit: nothing is written, and the key stays unused. What it was used for is answered again."""
+        if key is not None:
+            account_id = account_id_of(order.user_id)
+            async with self._database.reading() as transaction:
+                row = await claimed(transaction, account_id, key)
+                if row is not None:
+                    return await self._earlier_answer(transaction, row, key, account_id, self._clock.now())
+        raise provider_busy(refused)
 
     def _webhook(self, session: Session) -> str:
         return f"{self._limits.webhook_base}{self._tokens.mint(session.key)}"

@@ -7,6 +7,8 @@ for again. The second one writes answer and audit, under the key, and brings the
 
 from collections.abc import Mapping
 
+from app.budget import provider_busy
+from app.core.budget import NotNow
 from app.core.ids import AccountThing
 from app.core.lifecycle import RECONCILED, State
 from app.core.units import US_PER_S
@@ -37,7 +39,7 @@ class Endings:
         """Have the provider end a session: 202 with the session, which is over when its evidence says so.
 
         Raises a :class:`~app.errors.Problem`: 404, 409 ``capability-missing`` or ``session-not-live``, 502
-        ``end-refused``, 504 ``end-unconfirmed``. None of these is stored under the key.
+        ``end-refused``, 503 ``provider-busy``, 504 ``end-unconfirmed``. None of these is stored under the key.
         """
         async with self._database.reading() as transaction:
             if key is not None:
@@ -55,6 +57,8 @@ class Endings:
                 raise Problem(END_UNCONFIRMED, f"{outcome.why}; it does no harm to ask again")
             case NotEnded():
                 raise _refused(outcome)
+            case NotNow():
+                raise provider_busy(outcome)
 
     def _ended_as(self, session: Session | None) -> str:
         """The provider's id of a session that can be ended."""

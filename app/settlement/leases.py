@@ -4,20 +4,51 @@ Candidates are read without locks; each is claimed by a conditional update of it
 candidates get different sessions, and no statement touches two accounts.
 """
 
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import Select, and_, bindparam, or_, select, union_all, update
 
 from app.core.ids import AccountThing
+from app.core.lifecycle import RECONCILED
 from app.core.units import US_PER_S, Instant, Micros
 from app.db.database import Database
 from app.db.tables import sessions
+from app.db.types import InstantType
 from app.ports.clock import Clock
 from app.ports.ids import Ids
 
 LEASE_MARGIN: Final = Micros(30 * US_PER_S)
 """A lease outlives the longest pull by this."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A session that is due. ``pulls``: its timeline has to be had; ``failed``: its last pull came to nothing."""
+
+    session: AccountThing
+    pulls: bool
+    failed: bool
+
+
+def _due() -> Select[Any]:
+    pulls = and_(sessions.c.state.in_(RECONCILED), sessions.c.provider_session_id.is_not(None))
+    failed = sessions.c.attempts > 0
+    now = bindparam("now", type_=InstantType)
+    found = [
+        select(sessions.c.account_id, sessions.c.id, sessions.c.due_at, pulls.label("pulls"), failed.label("failed"))
+        .where(sessions.c.due_at <= now, or_(sessions.c.lease_until.is_(None), sessions.c.lease_until < now), kind)
+        .order_by(sessions.c.due_at)
+        .limit(bindparam("limit"))
+        .subquery()
+        for kind in (sessions.c.attempts == 0, failed)
+    ]
+    both = union_all(*(select(part) for part in found)).subquery()
+    return select(both).order_by(both.c.due_at)
+
+
+_DUE: Final = _due()
 
 
 class Leases:
@@ -29,17 +60,15 @@ class Leases:
         self._ids = ids
         self._lease = lease
 
-    async def due(self, limit: int) -> list[AccountThing]:
-        """Sessions that are due and leased to nobody, longest due first."""
+    async def due(self, limit: int) -> list[Due]:
+        """Sessions that are due and leased to nobody, longest due first: ``limit``, and as many whose last pull failed.
+
+        Each kind is looked for by itself, so that any number of one never hides the other.
+        """
         now = self._clock.now()
         async with self._database.reading() as transaction:
-            rows = await transaction.execute(
-                select(sessions.c.account_id, sessions.c.id)
-                .where(sessions.c.due_at <= now, or_(sessions.c.lease_until.is_(None), sessions.c.lease_until < now))
-                .order_by(sessions.c.due_at)
-                .limit(limit)
-            )
-            return [AccountThing(row.account_id, row.id) for row in rows]
+            rows = await transaction.execute(_DUE, {"now": now, "limit": limit})
+            return [Due(AccountThing(row.account_id, row.id), row.pulls, row.failed) for row in rows]
 
     async def take(self, session: AccountThing, *, even_if_not_due: bool = False) -> UUID | None:
         """The token of a lease on the session; null if it is leased to somebody or not due (any more)."""
@@ -55,3 +84,16 @@ class Leases:
                 .returning(sessions.c.id)
             )
             return token if claimed.one_or_none() is not None else None
+
+    async def release(self, session: AccountThing, token: UUID) -> None:
+        """Give a lease back, if it is still ours: nothing was done, and the session is due as before."""
+        async with self._database.transaction() as transaction:
+            await transaction.execute(
+                update(sessions)
+                .where(
+                    sessions.c.account_id == session.account_id,
+                    sessions.c.id == session.id,
+                    sessions.c.lease_token == token,
+                )
+                .values(lease_token=None, lease_until=None)
+            )

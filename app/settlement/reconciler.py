@@ -10,6 +10,7 @@ from uuid import UUID
 
 import structlog
 
+from app.core.budget import NotNow, Permit, Purpose
 from app.core.charge import Charge, Evidence, charge
 from app.core.ids import AccountThing
 from app.core.lifecycle import RECONCILED, State
@@ -19,20 +20,30 @@ from app.core.units import US_PER_S, Instant, MicroCredits, Micros, seconds
 from app.core.worst_case import largest_remaining_charge
 from app.db.database import Database, DatabaseUnavailable, Transaction
 from app.events.outbox import EventType
-from app.gabber import Gabber, PulledTimeline, PullFailed
+from app.gabber import Gabber, PulledTimeline, PullFailed, PullFailure
 from app.ledger.book import Book, LedgerPorts
 from app.ledger.opening import open_book
 from app.ports.clock import Clock
+from app.ports.permits import Permits
 from app.ports.randomness import Randomness
 from app.receiving import Receiving
 from app.sessions.records import STEP_EVENTS, Session, change_session, load_session, take_step
 from app.settlement.charges import NewCharge, post_charge
 from app.settlement.evidence import StoredEvidence, card_of_session, load_evidence
-from app.settlement.leases import Leases
+from app.settlement.leases import Due, Leases
 from app.timelines.snapshots import add_snapshot, load_snapshots
 
 MAX_AT_ONCE: Final = 8
-"""Sessions that one process works on at a time: as many as it keeps connections to the provider."""
+"""Pulls that one process makes at a time: as many as it keeps connections to the provider."""
+
+MAX_FAILED_AT_ONCE: Final = 4
+"""Of these, pulls of sessions whose last one failed: those that hang leave places to the others."""
+
+MAX_PLAIN_AT_ONCE: Final = 4
+"""Sessions worked on at a time that need no pull."""
+
+PLACE_PATIENCE: Final = Micros(US_PER_S)
+"""A round waits so long for a place; then the next one looks anew."""
 
 MAX_BATCH: Final = 200
 MAX_BACKOFF: Final = Micros(3600 * US_PER_S)
@@ -74,6 +85,7 @@ class Reconciler:
         database: Database,
         ledger: LedgerPorts,
         gabber: Gabber,
+        permits: Permits,
         leases: Leases,
         clock: Clock,
         randomness: Randomness,
@@ -83,44 +95,120 @@ class Reconciler:
         self._database = database
         self._ledger = ledger
         self._gabber = gabber
+        self._permits = permits
         self._leases = leases
         self._clock = clock
         self._randomness = randomness
         self._receiving = receiving
         self._limits = limits
+        self._working: dict[asyncio.Task[Outcome | NotNow], Due] = {}
+        self._filling = False
 
     async def run_due(self) -> int:
-        """Work on every session that is due now; answers how many were ours."""
-        found = await self._leases.due(MAX_BATCH)
-        places = asyncio.Semaphore(MAX_AT_ONCE)
+        """Begin as :meth:`fill` does and wait for it; answers how many sessions were ours."""
+        outcomes = await asyncio.gather(*await self.fill())
+        return sum(isinstance(outcome, Outcome) and outcome is not Outcome.NOT_OURS for outcome in outcomes)
 
-        async def one(session: AccountThing) -> Outcome:
-            async with places:
-                return await self._guarded(session)
+    async def finish(self) -> None:
+        """Wait for what was begun."""
+        while self._working:
+            await asyncio.wait(self._working)
 
-        outcomes = await asyncio.gather(*(one(session) for session in found))
-        return sum(outcome is not Outcome.NOT_OURS for outcome in outcomes)
+    async def fill(self) -> list[asyncio.Task[Outcome | NotNow]]:
+        """Begin to work on sessions that are due, oldest first, each in a place of its own; answers what was begun.
 
-    async def _guarded(self, session: AccountThing) -> Outcome:
+        Pulls begin as the provider's rate allows it, and none is leased before its permit is near. Whoever finds no
+        place or permit stays due: the next round looks again, so none waits for what this one has begun. A round at a
+        time; a second one begins nothing.
+        """
+        if self._filling:
+            return []
+        self._filling = True
+        begun: list[asyncio.Task[Outcome | NotNow]] = []
+        try:
+            await self._fill(begun)
+        except BaseException:
+            for task in begun:
+                task.cancel()
+            raise
+        finally:
+            self._filling = False
+        return begun
+
+    async def _fill(self, begun: list[asyncio.Task[Outcome | NotNow]]) -> None:
+        in_hand = {due.session for due in self._working.values()}
+        found = [due for due in await self._leases.due(MAX_BATCH) if due.session not in in_hand]
+        may_pull = True
+        for due in sorted(found, key=lambda due: due.pulls):  # else those in need of no pull would wait for a permit
+            if (due.pulls and not may_pull) or (due.failed and not self._has_place(due)):
+                continue
+            if not await self._wait_for_place(due):
+                continue
+            permit: Permit | None = None
+            if due.pulls:
+                reserved = await self._permits.reserve(Purpose.PULL)
+                if isinstance(reserved, NotNow):
+                    may_pull = False
+                    continue
+                permit = reserved
+            task = asyncio.create_task(self._guarded(due.session, permit), name=f"reconcile {due.session.id}")
+            self._working[task] = due
+            task.add_done_callback(self._working.pop)
+            begun.append(task)
+
+    def _has_place(self, due: Due) -> bool:
+        taken = [other for other in self._working.values() if other.pulls == due.pulls]
+        if not due.pulls:
+            return len(taken) < MAX_PLAIN_AT_ONCE
+        if due.failed and sum(other.failed for other in taken) >= MAX_FAILED_AT_ONCE:
+            return False
+        return len(taken) < MAX_AT_ONCE
+
+    async def _wait_for_place(self, due: Due) -> bool:
+        give_up = self._clock.now() + PLACE_PATIENCE
+        while not self._has_place(due):
+            left = Micros(give_up - self._clock.now())
+            done, _ = await asyncio.wait(
+                self._working, timeout=self._clock.real_seconds(left), return_when=asyncio.FIRST_COMPLETED
+            )
+            if not done:
+                return False
+            await asyncio.sleep(0)  # what is done leaves its place
+        return True
+
+    async def _guarded(self, session: AccountThing, permit: Permit | None) -> Outcome | NotNow:
         """One session's trouble never stops the others: its lease runs out and it is tried again."""
         try:
-            return await self.reconcile(session)
+            return await self.reconcile(session, permit=permit)
         except DatabaseUnavailable:
             log.warning("reconcile.database_unavailable", session_id=str(session.id))
         except Exception:
             log.exception("reconcile.broke", session_id=str(session.id))
         return Outcome.NOT_OURS
 
-    async def reconcile(self, key: AccountThing, *, now_please: bool = False) -> Outcome:
-        """Work on one session if it is due, or whenever it is not leased if ``now_please``."""
-        token = await self._leases.take(key, even_if_not_due=now_please)
-        if token is None:
-            return Outcome.NOT_OURS
-        async with self._database.reading() as transaction:
-            session = await load_session(transaction, key)
-        pulled: PulledTimeline | PullFailed | None = None
-        if session is not None and session.state in RECONCILED and session.provider_session_id is not None:
-            pulled = await self._gabber.timeline(session.provider_session_id)
+    async def reconcile(
+        self, key: AccountThing, *, now_please: bool = False, permit: Permit | None = None
+    ) -> Outcome | NotNow:
+        """Work on one session if it is due, or whenever it is not leased if ``now_please``.
+
+        ``permit``: one that was reserved for its pull. NotNow: the provider takes no request; the session stays due.
+        """
+        used = False
+        try:
+            token = await self._leases.take(key, even_if_not_due=now_please)
+            if token is None:
+                return Outcome.NOT_OURS
+            async with self._database.reading() as transaction:
+                session = await load_session(transaction, key)
+            id_there = _to_pull(session)
+            used = id_there is not None
+        finally:
+            if permit is not None and not used:
+                self._permits.give_back(permit)
+        pulled = None if id_there is None else await self._gabber.timeline(id_there, permit)
+        if isinstance(pulled, NotNow):
+            await self._leases.release(key, token)
+            return pulled
         return await self._write(key, token, pulled)
 
     async def _write(self, key: AccountThing, token: UUID, pulled: PulledTimeline | PullFailed | None) -> Outcome:
@@ -214,10 +302,12 @@ class _Work:
             why = f"no usable timeline for {seconds(self._limits.evidence_wait)} s: {failure.kind.code}"
             await self._step(State.REVIEW, why, due_at=Instant(self._now + self._limits.review_after))
             return Outcome.REVIEW
-        attempts = session.attempts + 1
-        wait = min(self._limits.reconcile_interval << min(attempts - 1, 16), MAX_BACKOFF)
-        wait = max(wait, failure.retry_after or 0)
-        due_at = self._soon(Micros(wait))
+        attempts, wait = session.attempts, self._limits.reconcile_interval
+        if failure.kind is not PullFailure.RATE_LIMITED:  # that is no fault of the session's
+            attempts += 1
+            wait = Micros(min(wait << min(attempts - 1, 16), MAX_BACKOFF))
+        wait = Micros(max(wait, failure.retry_after or 0))
+        due_at = self._soon(wait)
         evidence = (await load_evidence(self._transaction, session, interim=True, snapshots=stored)).evidence
         limit_over = Instant(charge(evidence).origin.at + session.time_limit + evidence.card.gap)
         if session.state is State.LIVE and self._now >= limit_over:
@@ -346,6 +436,11 @@ class _Work:
     def _soon(self, wait: Micros) -> Instant:
         """``wait`` from now, with a tenth of jitter, so that sessions started together do not stay together."""
         return Instant(self._now + wait + self._randomness.below(max(1, wait // 10)))
+
+
+def _to_pull(session: Session | None) -> str | None:
+    """The provider's id of a session whose timeline is to be pulled."""
+    return session.provider_session_id if session is not None and session.state in RECONCILED else None
 
 
 def _names(result: Charge) -> list[str]:

@@ -11,6 +11,8 @@ from sqlalchemy import Row, select
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.budget import provider_busy
+from app.core.budget import NotNow
 from app.core.ids import AccountThing, Kind, public_id
 from app.core.lossless_json import dumps, plain_json
 from app.core.outages import Outage
@@ -110,6 +112,8 @@ def settlement_routes(database: Database, reconciler: Reconciler, endings: Endin
             if await load_session(transaction, key) is None:
                 raise unknown_session()
         outcome = await reconciler.reconcile(key, now_please=True)
+        if isinstance(outcome, NotNow):
+            raise provider_busy(outcome)
         if outcome is Outcome.PULL_FAILED:
             raise Problem(PROVIDER_UNAVAILABLE, "the timeline could not be pulled; it will be tried again by itself")
         async with database.reading() as transaction:

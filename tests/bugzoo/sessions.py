@@ -63,7 +63,8 @@ BUGS: Final = (
                 scenario=order.scenario,
                 time_limit_s=prepared.time_limit // US_PER_S,
                 webhook=self._webhook(prepared),
-            )
+            ),
+            permit,
         )
 """,
                 """\
@@ -73,7 +74,7 @@ BUGS: Final = (
             time_limit_s=prepared.time_limit // US_PER_S,
             webhook=self._webhook(prepared),
         )
-        outcome = await self._gabber.start(request)
+        outcome = await self._gabber.start(request, permit)
         if isinstance(outcome, Unconfirmed):
             outcome = await self._gabber.start(request)
 """,
@@ -293,6 +294,47 @@ BUGS: Final = (
             ),
         ),
         found_by=Run(Layer.CONTRACT, only=("test_gabber_timeline.py",)),
+    ),
+    Bug(
+        name="pages-not-counted",
+        does="only a pull's first page has a permit, its further ones are asked for without",
+        patches=(
+            Patch(
+                "app.gabber.client",
+                "            refused = await self._permits.ready(Purpose.PAGE, permit)\n",
+                "            refused = None if visited else await self._permits.ready(Purpose.PAGE, permit)\n",
+            ),
+        ),
+        found_by=Run(Layer.CONTRACT, only=("test_gabber_permits.py",)),
+    ),
+    Bug(
+        name="retry-after-kept-to-oneself",
+        does="a process that the provider tells to wait does not tell the others",
+        patches=(
+            Patch(
+                "app.budget",
+                "            async with self._database.transaction() as transaction:\n"
+                "                await transaction.execute(statement)\n",
+                "            del statement\n",
+            ),
+        ),
+        found_by=_test("test_provider_budget.py::test_what_one_process_is_told_another_keeps_to"),
+    ),
+    Bug(
+        name="lease-without-lock",
+        does="the row of the provider's rate is read without a lock and moved on whatever it is by then",
+        patches=(
+            Patch("app.budget", "            .with_for_update()\n", ""),
+            Patch(
+                "app.budget",
+                """\
+                provider_budget.c.next_at == seen.next_at,
+                provider_budget.c.blocked_until.is_not_distinct_from(seen.blocked_until),
+""",
+                "",
+            ),
+        ),
+        found_by=Run(Layer.TURNSTILE, only=("slice/slice",)),
     ),
     # Reconciliation
     Bug(

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
+from app.core.budget import NotNow
 from app.core.units import US_PER_S, Micros
 from app.gabber import Capabilities, Ended, EndUnconfirmed, Gabber, NotEnded
 from app.gabber.client import MAX_ID_CHARS
@@ -37,7 +38,9 @@ async def end(
     *steps: bytes | Pause, timeout_ms: int = 2000, session: str = "ses-1"
 ) -> tuple[Ended | NotEnded | EndUnconfirmed, RawServer]:
     async with raw_server(steps) as server, gabber(server.url, timeout_ms) as adapter:
-        return await adapter.end(session), server
+        outcome = await adapter.end(session)
+        assert not isinstance(outcome, NotNow)
+        return outcome, server
 
 
 async def test_it_sends_the_key_and_nothing_else() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.core.budget import NotNow
 from app.core.lossless_json import MAX_DEPTH, JsonNumber
 from app.core.units import US_PER_S, Instant, Micros, datetime_of
 from app.gabber import Gabber, PulledTimeline, PullFailed, PullFailure
@@ -38,7 +39,9 @@ async def gabber(base_url: str, timeout_ms: int = 2000) -> AsyncIterator[Gabber]
 
 async def pull(*answers: Answer, timeout_ms: int = 2000) -> tuple[PulledTimeline | PullFailed, RawServer]:
     async with raw_server(*answers) as server, gabber(server.url, timeout_ms) as adapter:
-        return await adapter.timeline("s1"), server
+        outcome = await adapter.timeline("s1")
+        assert not isinstance(outcome, NotNow)
+        return outcome, server
 
 
 def ok(*args: object) -> list[bytes]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from app.core.budget import NotNow
 from app.core.units import US_PER_DAY, Instant, parse_instant
 from app.db.database import DatabaseUnavailable
 from app.receiving import COMPACT_AFTER, Receiving
@@ -40,7 +41,7 @@ def rows(talktime: World) -> list[tuple[int, int]]:
     return [(start, end) for start, end in ask(talktime.service.database.conninfo, statement)]
 
 
-async def reconcile(talktime: World, session: dict[str, Any]) -> Outcome:
+async def reconcile(talktime: World, session: dict[str, Any]) -> Outcome | NotNow:
     """Pull a timeline of 10 s of the agent, and of silence since then."""
     silence_us = talktime.clock.now() - parse_instant(session["requested_at"]) - 10_000_000
     silence = ("silence", silence_us / 1e6) if silence_us > 0 else ("silence", 0)

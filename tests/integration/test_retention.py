@@ -29,7 +29,7 @@ BEGINNING = "2024-02-28T23:58:30Z"
 async def old(databases: WorkerDatabases, providers: ProviderHost) -> AsyncIterator[World]:
     """A world whose sessions last over midnight, and whose heartbeats are kept for seven days."""
     clock = ManualClock(parse_instant(BEGINNING))
-    settings = {"tick_retention_days": 7, "review_after_s": DAY // 2, "evidence_wait_s": DAY // 2}
+    settings: dict[str, Any] = {"tick_retention_days": 7, "review_after_s": DAY // 2, "evidence_wait_s": DAY // 2}
     with databases.fresh() as urls:
         async with world(urls.service, providers.script(), clock=clock, **settings) as found:
             yield found
@@ -166,7 +166,7 @@ async def test_rating_again_after_retention_has_all_the_heartbeats(
 ) -> None:
     """The window of rating again may begin long after the session, when a review took long."""
     clock = ManualClock(parse_instant(BEGINNING))
-    settings = {"tick_retention_days": 7, "rerate_window_s": 4 * DAY}
+    settings: dict[str, Any] = {"tick_retention_days": 7, "rerate_window_s": 4 * DAY}
     with databases.fresh() as urls:
         async with world(urls.service, providers.script(), clock=clock, **settings) as old:
             _, session = await over_midnight(old)

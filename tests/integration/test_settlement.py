@@ -44,7 +44,9 @@ async def entries(talktime: World, user: str, kind: str | None = None) -> list[d
 
 
 async def reconcile(talktime: World, session: dict[str, Any]) -> Outcome:
-    return await talktime.service.reconciler.reconcile(talktime.key(session), now_please=True)
+    outcome = await talktime.service.reconciler.reconcile(talktime.key(session), now_please=True)
+    assert isinstance(outcome, Outcome)
+    return outcome
 
 
 def snapshot_count(talktime: World, session: dict[str, Any]) -> int:

@@ -165,6 +165,8 @@ class Auditor:
 
     def check_step(self, step: str) -> None:
         """Raise :class:`Violation` if anything does not hold that must hold at any time."""
+        if self._provider.ignored:
+            self.fail("the provider's rate was not kept", f"{self._provider.ignored[0]}, after {step}")
         if self._checked == self._traps.commits:
             return
         self._checked = self._traps.commits

@@ -11,7 +11,8 @@ ENOUGH: Final = 200
 """Of fewer seeds nothing is demanded."""
 
 _BRANCHES: Final = (
-    "adopted", "step - > starting", "step - > unconfirmed",
+    "adopted", "closed", "pull 503 provider-busy",
+    "start 503 provider-busy", "step - > starting", "step - > unconfirmed",
     "adjust 201", "adjust 409 below-floor", "anomaly: alive_beyond_timeline", "anomaly: bad_segment",
     "anomaly: timeline_longer_than_elapsed", "anomaly: timeline_shrank", "anomaly: unknown_segment_type",
     "anomaly: unwitnessed_speech", "card 201", "controls 200", "database down", "deaf", "entry adjustment",

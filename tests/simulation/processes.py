@@ -13,13 +13,12 @@ from fastapi import routing
 from sqlalchemy.util import LRUCache
 
 from app.core.units import Micros
-from app.gabber import Gabber
 from app.ports.randomness import SeededRandomness
 from app.service import Service
 from app.settings import Settings
 from tests.simulation.loop import WorldClock
 from tests.simulation.provider import Provider
-from tests.simulation.statements import LIFE, OPERATION, Died, Life, Operation, Traps
+from tests.simulation.statements import LIFE, OPERATION, SLICE, Died, Life, Operation, Traps
 
 ADMIN_KEY: Final = "simulated-admin-key"
 PUBLIC_URL: Final = "http://talktime.example"
@@ -109,20 +108,14 @@ class Process:
         self._context = copy_context()
         self._context.run(LIFE.set, self.life)
         self._tasks: set[asyncio.Task[Any]] = set()
-        api_key = settings.gabber_api_key
-        assert api_key is not None
-        gabber = Gabber(
-            base_url=settings.gabber_base_url,
-            api_key=api_key.get_secret_value(),
-            timeout=settings.provider_timeout_s,
-            clock=clock,
-            transport=provider,
-        )
         randomness = SeededRandomness(0, seed)
         self.service = Service(
-            settings, url, clock=clock, randomness=randomness, gabber=gabber, report_every=report_every
+            settings, url, clock=clock, randomness=randomness, transport=provider, report_every=report_every
         )
         COMPILED.share(self.service)
+        # Whether a slice is in hand must not move the points at which traps wait for what asks for it.
+        budget: Any = self.service.permits
+        budget._lease, budget.block = _as_slice(budget._lease), _as_slice(budget.block)
 
     @property
     def alive(self) -> bool:
@@ -223,6 +216,19 @@ async def _quiet(work: Coroutine[Any, Any, Any]) -> Any:
         return await work
     except Died:
         return None
+
+
+def _as_slice(work: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """``work`` as an operation of its own, within another one."""
+
+    async def within(*given: Any) -> Any:
+        token = OPERATION.set(Operation(SLICE))
+        try:
+            return await work(*given)
+        finally:
+            OPERATION.reset(token)
+
+    return within
 
 
 async def _outcome(task: asyncio.Task[Any]) -> Any:

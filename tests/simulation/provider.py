@@ -7,6 +7,7 @@ it really sent and answered, is the auditor's ground truth.
 import asyncio
 import contextvars
 import json
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -30,6 +31,9 @@ SAFE: Final = "safe"
 """Nothing goes wrong at this start."""
 
 REFUSALS: Final = {"400 usage_limit_exceeded", "400 project_disabled", "400 moderation_error", "400 invalid_input"}
+HEARD: Final = 2_500_000
+"""µs after which all processes have heard that the provider wants no requests: they may have had permits in hand."""
+
 SPOILS: Final = frozenset({"nan", "huge", "negative", "missing type", "missing seconds", "unknown type", "shrinks"})
 LIES: Final = SPOILS | {"revised", "revised much"}
 """After these a timeline is not what was said."""
@@ -166,6 +170,18 @@ class Provider(httpx.AsyncBaseTransport):
         self.starts = 0
         self.asked: dict[str, int] = {}
         """How often each webhook was given to us: a start is asked for once."""
+        self.mishaps: Callable[[], int] = lambda: 0
+        """How much has gone wrong with our processes and their database so far."""
+        self.most_a_second = 1 << 30
+        """So many requests within any second are within the rate, as far as our processes' clocks differ."""
+        self.skew = 0
+        """µs by which the clocks of two of our processes differ at most."""
+        self.closed: Callable[[], None] = lambda: None
+        """Called when all have heard that we want no requests."""
+        self.ignored: list[str] = []
+        """What was asked for above the rate, or before it was wanted again."""
+        self._arrived: deque[int] = deque()
+        self._closed_until = 0
         self.blind = 0
         """While over 0, there are no timelines."""
         self._pulling: dict[object, Pulled] = {}
@@ -178,10 +194,35 @@ class Provider(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         path = request.url.path
+        self._arrive(path)
         if path.endswith("/start"):
             return await self._start(json.loads(request.content))
         number = path.split("/")[-2]
         return await self._timeline(number, request.url.params.get("page"), str(request.url))
+
+    # The rate
+
+    def _arrive(self, path: str) -> None:
+        now = self._clock.now()
+        self._arrived.append(now)
+        while self._arrived[0] < now - US_PER_S:
+            self._arrived.popleft()
+        if len(self._arrived) > self.most_a_second:
+            self.ignored.append(f"{path} was request {len(self._arrived)} within a second")
+        if now < self._closed_until:
+            self.ignored.append(f"{path} came {self._closed_until - now} µs before it was wanted")
+
+    def _told_to_wait(self, status: int, seconds: int) -> httpx.Response:
+        self._spawn(self._close(self._clock.now() + seconds * US_PER_S - self.skew, self.mishaps()))
+        return _json(status, '{"error": "not now"}', {"retry-after": str(seconds)})
+
+    async def _close(self, until: int, mishaps: int) -> None:
+        """From when on all have heard it. A process that died of it, or found no database, has told nobody."""
+        await asyncio.sleep(HEARD / US_PER_S)
+        if self.mishaps() == mishaps and until > self._clock.now():
+            self._dice.fired["closed"] += 1
+            self._closed_until = max(self._closed_until, until)
+            self.closed()
 
     # Starts
 
@@ -201,7 +242,7 @@ class Provider(httpx.AsyncBaseTransport):
             case "401" | "403":
                 return _json(int(fault), "{}")
             case "429":
-                return _json(429, '{"message": "slow down"}', {"retry-after": "2"})
+                return self._told_to_wait(429, 8)
             case "unreachable":
                 raise httpx.ConnectError("no route")
             case "500":
@@ -317,7 +358,7 @@ class Provider(httpx.AsyncBaseTransport):
             return _json(404, '{"error": "no such session"}')
         if self.blind:
             self._dice.fired["timeline/outage"] += 1
-            return _json(503, '{"error": "down for maintenance"}', {"retry-after": "30"})
+            return self._told_to_wait(503, 30)
         position = 0 if page is None else int(page)
         puller = asyncio.current_task()
         if position == 0:
@@ -332,7 +373,7 @@ class Provider(httpx.AsyncBaseTransport):
             case "401" | "403" | "404" | "500":
                 return _json(int(fault), '{"error": "no"}')
             case "429":
-                return _json(429, "{}", {"retry-after": "7"})
+                return self._told_to_wait(429, 7)
             case "redirect":
                 return _json(307, "", {"location": "https://elsewhere.example/"})
             case "slow" | "slow pages":

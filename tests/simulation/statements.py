@@ -18,11 +18,16 @@ from weakref import WeakSet
 import psycopg
 from psycopg import pq, waiting
 
-TRAPS: Final = ("dies before", "dies after", "cut before", "cut after", "stalls before")
-
+SLICE: Final = "slice"
+"""The operation that leases permits for requests to the provider."""
 
 RECEIVING: Final = "receiving"
-"""The operation that says that heartbeats are received: it commits most often, and nothing that is looked at."""
+"""The operation that says that heartbeats are received."""
+
+UNSEEN: Final = frozenset({SLICE, RECEIVING})
+"""They commit often, and change nothing that the auditor reads."""
+
+TRAPS: Final = ("dies before", "dies after", "cut before", "cut after", "stalls before")
 
 
 class Died(BaseException):
@@ -72,7 +77,7 @@ class Traps:
     seen: Counter[str] = field(default_factory=Counter)
     fired: Counter[str] = field(default_factory=Counter)
     commits: int = 0
-    """So many transactions were committed: while there are no more, nothing has changed."""
+    """So many transactions were committed: while there are no more, nothing has changed that the auditor reads."""
     down: bool = False
     """The database cannot be reached at all."""
 
@@ -146,7 +151,7 @@ def _blocking(connection: psycopg.AsyncConnection[Any], gen: Any, interval: floa
 async def _around_commit(
     connection: psycopg.AsyncConnection[Any], life: Life, operation: Operation | None, commit: Any
 ) -> Any:
-    if operation is None or operation.name != RECEIVING:
+    if operation is None or operation.name not in UNSEEN:
         life.traps.commits += 1
     if operation is None:
         return commit()

@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import psycopg
 
+from app.core.budget import PERMIT_LASTS, spacing
 from app.core.units import US_PER_S, Instant, Micros, format_instant, parse_instant
 from app.ledger.findings import Finding
 from app.ledger.verify import verify
@@ -94,6 +95,7 @@ def world_settings() -> Settings:
         review_after_s="900",
         rerate_window_s="86400",
         tick_retention_days="7",
+        provider_max_rps=2,
     )
 
 
@@ -127,6 +129,11 @@ class World:
         self._settings = world_settings()
         self._url = url
         self._connection = psycopg.connect(owner, autocommit=True)
+        self.provider.mishaps = lambda: sum(self.traps.fired.values()) + self._lives
+        self.provider.skew = 2 * SKEW
+        self.provider.closed = self._tempt
+        between = spacing(self._settings.provider_max_rps)
+        self.provider.most_a_second = (US_PER_S + PERMIT_LASTS + 2 * SKEW) // between + 1
         self.auditor = Auditor(self._connection, self.provider, self.clock, self.traps, SKEW)
         self.requests: list[Request] = []
         self._lives = 0
@@ -303,8 +310,11 @@ class World:
             return None
         self.say(f"{request.operation} {request.key}: {answer.status} {answer.problem}")
         request.answers.append(answer)
-        if 400 <= answer.status < 500 and self.loop.now_us == began and not twice:
+        definite = 400 <= answer.status < 500 or answer.problem == "provider-busy"
+        if definite and self.loop.now_us == began and not twice:
             self.auditor.check_no_trace(before, f"{request.operation} {answer.status} {answer.problem}")
+        if answer.problem == "provider-busy":
+            self.seen[f"{request.operation} 503 provider-busy"] += 1
         self.check(request.operation)
         if answer.problem == "provider-unconfirmed":
             patience = self._settings.unconfirmed_ttl_s
@@ -484,12 +494,22 @@ class World:
         found = self.auditor.sessions()
         process = self._pick("pull", event.number)
         if found and process is not None:
-            session = rng(self.plan.seed, "pull", event.number).choice(found)
-            answer = await process.call("pull", "POST", f"/v1/sessions/{session}/reconcile")
-            if answer is not None:
-                self.seen[f"pull {answer.status} {answer.problem}".rstrip()] += 1
-                self.say(f"pull: {answer.status} {answer.problem}")
-            self.check("pull")
+            await self._pull_by(process, rng(self.plan.seed, "pull", event.number).choice(found))
+
+    async def _pull_by(self, process: Process, session: str) -> None:
+        answer = await process.call("pull", "POST", f"/v1/sessions/{session}/reconcile")
+        if answer is not None:
+            self.seen[f"pull {answer.status} {answer.problem}".rstrip()] += 1
+            self.say(f"pull: {answer.status} {answer.problem}")
+        self.check("pull")
+
+    def _tempt(self) -> None:
+        """While the provider wants no requests, somebody asks each process to pull."""
+        found = self.auditor.sessions() if not self.traps.down else []
+        for process in self._processes:
+            if process is not None and process.alive and found:
+                session = rng(self.plan.seed, "tempt", self.loop.now_us, process.name).choice(found)
+                self._spawn(self._pull_by(process, session))
 
     async def _look(self, event: Event) -> None:
         user = rng(self.plan.seed, "look", event.number).choice(USERS)

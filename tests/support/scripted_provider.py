@@ -1,5 +1,6 @@
 """A provider that answers exactly what a test says: a real HTTP server, one per worker, one script per API key."""
 
+import asyncio
 import json
 import threading
 import time
@@ -39,6 +40,16 @@ class ScriptedProvider:
     starts: list[dict[str, Any]] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
     pulls: list[str] = field(default_factory=list)
+    retry_after: str | None = None
+    """Goes with answers that are no success."""
+    hanging: set[str] = field(default_factory=set)
+    """Pulls of these sessions are answered once they are in here no more."""
+    arrived: list[float] = field(default_factory=list)
+    """When each request came, in seconds of the machine's monotonic clock."""
+
+    @property
+    def _headers(self) -> dict[str, str]:
+        return {} if self.retry_after is None else {"Retry-After": self.retry_after}
 
     def say(self, session_id: str, *segments: tuple[str, float | str]) -> None:
         """Let the timeline of a session be these segments of (type, seconds)."""
@@ -48,7 +59,7 @@ class ScriptedProvider:
     def answer_start(self, body: dict[str, Any]) -> Response:
         self.starts.append(body)
         if self.start_status != 200:
-            return _json(self.start_status, self.start_body or {"error": "scripted"})
+            return _json(self.start_status, self.start_body or {"error": "scripted"}, self._headers)
         session_id = f"gab_{uuid4().hex}"
         self.started.append(session_id)
         default = {
@@ -64,7 +75,7 @@ class ScriptedProvider:
         if self.timeline_body is not None:
             return Response(self.timeline_body, self.timeline_status, media_type="application/json")
         if self.timeline_status != 200:
-            return _json(self.timeline_status, {"error": "scripted"})
+            return _json(self.timeline_status, {"error": "scripted"}, self._headers)
         values = self.timelines.get(session_id)
         if values is None:
             return _json(404, {"error": "no such session"})
@@ -73,8 +84,8 @@ class ScriptedProvider:
         return Response(body, media_type="application/json")
 
 
-def _json(status: int, body: Any) -> Response:
-    return Response(json.dumps(body), status, media_type="application/json")
+def _json(status: int, body: Any, headers: dict[str, str] | None = None) -> Response:
+    return Response(json.dumps(body), status, headers, media_type="application/json")
 
 
 class ProviderHost:
@@ -96,7 +107,10 @@ def provider_host() -> Iterator[ProviderHost]:
     host = ProviderHost("")
 
     def script_of(request: Request) -> ScriptedProvider | None:
-        return host.scripts.get(request.headers.get("x-api-key", ""))
+        script = host.scripts.get(request.headers.get("x-api-key", ""))
+        if script is not None:
+            script.arrived.append(time.monotonic())
+        return script
 
     async def start(request: Request) -> Response:
         script = script_of(request)
@@ -113,6 +127,8 @@ def provider_host() -> Iterator[ProviderHost]:
             return _json(401, {})
         if script.before_timeline is not None:
             await script.before_timeline()
+        while request.path_params["session_id"] in script.hanging:  # noqa: ASYNC110 - set from another thread
+            await asyncio.sleep(0.01)
         return script.answer_timeline(request.path_params["session_id"])
 
     async def end(request: Request) -> Response:
@@ -123,7 +139,7 @@ def provider_host() -> Iterator[ProviderHost]:
         script.ends.append(session_id)
         if script.before_end is not None:
             await script.before_end(session_id)
-        return _json(script.end_status, script.end_body)
+        return _json(script.end_status, script.end_body, script._headers)
 
     app = Starlette(
         routes=[

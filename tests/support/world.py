@@ -10,6 +10,7 @@ import httpx
 
 from app.core.ids import AccountThing, Kind, parse_public_id
 from app.heartbeats.endpoint import PATH
+from app.ports.permits import Permits, Unlimited
 from app.service import Service
 from app.settings import Settings, load_settings
 from tests.support.clock import ManualClock
@@ -19,6 +20,7 @@ from tests.support.scripted_provider import ScriptedProvider
 ADMIN_KEY = "test-admin-key-0123456789"
 PUBLIC_URL = "http://talktime.example"
 FORGET_REPORTS = "delete from receiving"
+NO_LIMIT = Unlimited()
 
 
 @dataclass
@@ -122,12 +124,16 @@ async def world(
     *,
     clock: ManualClock | None = None,
     reports: bool = False,
+    permits: Permits | None = NO_LIMIT,
     **settings: Any,
 ) -> AsyncIterator[World]:
     """Run a service on ``database_url``; ``settings`` are fields of :class:`app.settings.Settings`.
 
     Time passes in leaps here. Unless ``reports``, nothing is known of when the service was receiving, so that a leap is
     not an outage.
+
+    The provider's rate has no limit, as waiting for its turn would move the clock; with ``permits=None`` it has that of
+    the settings.
     """
     clock = clock or ManualClock()
     loaded = load_settings(
@@ -140,7 +146,7 @@ async def world(
         bootstrap_admin_key=ADMIN_KEY,
         **settings,
     )
-    service = Service(loaded, database_url, clock=clock)
+    service = Service(loaded, database_url, clock=clock, permits=permits)
     await service.start()
     if not reports:
         tell(database_url, FORGET_REPORTS)

@@ -4,6 +4,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import UUID
 
+from app.budget import ProviderBudget
+from app.core.budget import Permit, Purpose
 from app.core.ids import AccountThing
 from app.core.units import US_PER_S, Instant, format_instant
 from app.ledger.due import post_due
@@ -79,7 +81,13 @@ def voiding() -> Act:
 
 async def reconciling(seat: Seat, case: Case) -> Told:
     """A worker that found the session due."""
-    return Told((await seat.world.service.reconciler.reconcile(case.session_key)).value)
+    return await _work_on(seat, case.session_key)
+
+
+async def _work_on(seat: Seat, session: AccountThing) -> Told:
+    outcome = await seat.world.service.reconciler.reconcile(session)
+    assert isinstance(outcome, Outcome)
+    return Told(outcome.value)
 
 
 async def posting_due(seat: Seat, case: Case) -> Told:
@@ -87,6 +95,18 @@ async def posting_due(seat: Seat, case: Case) -> Told:
     service = seat.world.service
     await post_due(service.database, service.ledger, seat.world.clock.now())
     return Told("posted")
+
+
+def leasing(times: int) -> Act:
+    """A process without a permit in hand that needs so many; of each run's own provider, so that all runs are alike."""
+
+    async def act(seat: Seat, case: Case) -> Told:
+        clock = seat.world.clock
+        budget = ProviderBudget(seat.world.service.database, clock, 50, provider=case.user)
+        permits = [await budget.reserve(Purpose.START) for _ in range(times)]
+        return Told(" ".join(f"+{permit.at - clock.now()}" for permit in permits if isinstance(permit, Permit)))
+
+    return act
 
 
 async def beating(seat: Seat, case: Case) -> Told:
@@ -108,7 +128,7 @@ async def giving_up_once_started(seat: Seat, case: Case) -> Told:
     key = seat.world.service.tokens.read(token)
     assert key is not None
     assert key.account_id == case.account_id
-    return Told((await seat.world.service.reconciler.reconcile(key)).value)
+    return await _work_on(seat, key)
 
 
 async def _beat(world: World, path: str, provider_id: str) -> Told:

@@ -286,6 +286,14 @@ PAIRS: Final = (
         prepare=acts.over,
         must=frozenset({("201", "settled")}),
     ),
+    Meeting(
+        name="slice/slice",
+        actors=[("lease", acts.leasing(1)), ("lease", acts.leasing(2))],
+        prepare=acts.nothing,
+        # A slice that was used up is followed by one twice as large, whose second permit stays in hand.
+        must=frozenset({("+0", "+24000 +48000"), ("+72000", "+0 +24000")}),
+        beside={("+24000", "+0 +48000"): "between the slices of one process another may have one"},
+    ),
 )
 
 TRIPLES: Final = (

@@ -25,12 +25,12 @@ from app.db.embedded import DatabaseUrls
 from app.db.embedded.roles import SERVICE
 from app.db.migrate import migrate
 from app.db.tables import DISTRIBUTED, entries, grants, limit_changes, metadata
-from app.gabber import Gabber
 from app.heartbeats.endpoint import PATH
 from app.ledger.due import post_due
 from app.ledger.keys import LedgerKeys
 from app.ledger.rows import grant_of, terms_document
 from app.ledger.verify import _with_content
+from app.ports.permits import Unlimited
 from app.service import Service
 from app.settings import load_settings
 from tests.support.clock import ManualClock
@@ -284,14 +284,8 @@ async def _seat(urls: DatabaseUrls, letter: str, script: ScriptedProvider) -> Se
         ledger_keys=KEY_BYTES.decode(),
         bootstrap_admin_key=ADMIN_KEY,
     )
-    gabber = Gabber(
-        base_url=script.url,
-        api_key=script.api_key,
-        timeout=settings.provider_timeout_s,
-        clock=clock,
-        transport=provider,
-    )
-    service = Service(settings, urls.service, clock=clock, randomness=chances, gabber=gabber)
+    # Leases of the provider's rate meet each other in a pair of their own.
+    service = Service(settings, urls.service, clock=clock, randomness=chances, transport=provider, permits=Unlimited())
     actor = Actor(letter)
     token = ACTOR.set(actor)  # the writer of heartbeats is started here, and belongs to the actor
     try:
