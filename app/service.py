@@ -167,6 +167,8 @@ class Service:
                 no_heartbeat_grace=settings.no_heartbeat_grace_s,
                 evidence_wait=settings.evidence_wait_s,
                 review_after=settings.review_after_s,
+                rerate_window=settings.rerate_window_s,
+                goodwill=Micros(settings.goodwill_days * US_PER_DAY),
             ),
         )
         self._endings = Endings(database=self.database, ledger=self.ledger, gabber=gabber, clock=self._clock)

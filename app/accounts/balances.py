@@ -115,6 +115,6 @@ async def _accrued(transaction: Transaction, account_id: UUID) -> MicroCredits:
     # As literals, so that the planner sees that the index of running sessions covers it.
     running: BindParameter[str] = bindparam("running", RUNNING, expanding=True, literal_execute=True)
     statement = select(func.coalesce(func.sum(sessions.c.accrued), 0)).where(
-        sessions.c.account_id == account_id, sessions.c.state.in_(running)
+        sessions.c.account_id == account_id, sessions.c.state.in_(running), sessions.c.charged.is_(None)
     )
     return MicroCredits(int((await transaction.execute(statement)).scalar_one()))

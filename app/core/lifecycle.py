@@ -15,6 +15,7 @@ class State(StrEnum):
     REVIEW = "review"
     """The evidence is contradictory or missing; an operator settles it or writes it off."""
     SETTLED = "settled"
+    """It was charged. Evidence that contradicts the charge may bring it back into review; it is not charged twice."""
     FAILED = "failed"
     """It never started; its hold is released."""
 
@@ -28,12 +29,12 @@ STEPS: Final[dict[State, frozenset[State]]] = {
     State.LIVE: frozenset({State.OVER, State.REVIEW}),
     State.OVER: frozenset({State.LIVE, State.SETTLED, State.REVIEW}),
     State.REVIEW: frozenset({State.SETTLED}),
-    State.SETTLED: frozenset(),
+    State.SETTLED: frozenset({State.REVIEW}),
     State.FAILED: frozenset({State.REVIEW}),
 }
 
 RECONCILED: Final = frozenset({State.LIVE, State.OVER})
-"""States in which the timeline is pulled."""
+"""States in which the timeline is pulled until the session is settled."""
 
 
 class IllegalStep(Exception):

@@ -1,6 +1,7 @@
 """When a session is over and what comes next (docs/charging.md §10)."""
 
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,6 +42,11 @@ class Review:
     why: str
 
 
+def contradicting(anomalies: AbstractSet[Anomaly]) -> list[str]:
+    """The names of those because of which a person must look, in order."""
+    return sorted(anomaly.value for anomaly in anomalies & STOPS_SETTLEMENT)
+
+
 def over_at(
     charge: Charge,
     *,
@@ -70,7 +76,7 @@ def decide(
     final_from = Instant(over + settle_delay)
     if pulled_at < final_from:
         return Over(over, final_from)
-    contradictions = sorted(anomaly.value for anomaly in charge.anomalies & STOPS_SETTLEMENT)
+    contradictions = contradicting(charge.anomalies)
     if contradictions:
         return Review(over, "the evidence contradicts itself: " + ", ".join(contradictions))
     return Settle(over)

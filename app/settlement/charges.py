@@ -83,11 +83,19 @@ async def load_charges(transaction: Transaction, session: Session) -> list[Row[A
 
 
 async def post_charge(
-    transaction: Transaction, book: Book, session: Session, stored: StoredEvidence, why: str, *, free: bool = False
+    transaction: Transaction,
+    book: Book,
+    session: Session,
+    stored: StoredEvidence,
+    why: str,
+    *,
+    free: bool = False,
+    due_at: Instant | None = None,
 ) -> NewCharge:
-    """Settle a session on ``stored`` evidence: its one debit, the end of its hold, its last step and the event.
+    """Settle a session on ``stored`` evidence: its one debit, the end of its hold, its step and the event.
 
-    ``free``: nothing is charged, and what it came to is leakage. The charge must be stored after the book is closed.
+    ``free``: nothing is charged, and what it came to is leakage. ``due_at``: when to look for late evidence, if ever.
+    The charge must be stored after the book is closed.
     """
     final = stored.charge()
     wanted = MicroCredits(0) if free else final.amount
@@ -105,7 +113,8 @@ async def post_charge(
         written_off=free,
         anomalies=sorted(anomaly.value for anomaly in final.anomalies),
         settled_at=book.now,
-        due_at=None,
+        attempts=0,
+        due_at=due_at,
         lease_token=None,
         lease_until=None,
     )
@@ -120,3 +129,9 @@ async def post_charge(
     )
     natural_key = f"settle:{session.id}"
     return new_charge(session, stored, final, amount=drawn.amount, natural_key=natural_key, now=book.now)
+
+
+async def settle_again(transaction: Transaction, book: Book, session: Session, why: str, **values: Any) -> None:
+    """The end of a review of a session that was charged before: the step and the event; its debit stays the one."""
+    await take_step(transaction, session, State.SETTLED, why, book.now, due_at=None, **values)
+    book.emit(STEP_EVENTS[State.SETTLED], {"session_id": session.public_id, "why": why})

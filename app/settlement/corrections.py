@@ -1,15 +1,17 @@
 """Corrections of a session's charge: giving back, rating again, deciding a review."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
+from sqlalchemy import Row
 
 from app.accounts.statements import entry_documents
+from app.core.charge import Charge
 from app.core.corrections import Correction, charge_more, give_back
 from app.core.entries import EntryKind
 from app.core.ids import AccountThing
@@ -37,8 +39,8 @@ from app.pricing.explanation import explain
 from app.sessions.documents import session_document
 from app.sessions.records import Session, load_session
 from app.sessions.routes import unknown_session
-from app.settlement.charges import load_charges, new_charge, post_charge
-from app.settlement.evidence import evidence_digest, load_evidence, load_new_evidence
+from app.settlement.charges import load_charges, new_charge, post_charge, settle_again
+from app.settlement.evidence import StoredEvidence, evidence_digest, load_evidence, load_new_evidence
 
 
 class RefundDocument(Document):
@@ -125,66 +127,106 @@ async def rerate(transaction: Transaction, key: AccountThing, asked: RerateDocum
     book, session = await _settled(transaction, key, by)
     if session.written_off:
         raise Problem(SESSION_WRITTEN_OFF, "an operator decided that it is not charged")
-    if session.settled_at is not None and by.now - session.settled_at > by.rerate_window:
+    if not may_be_rated_again(session, by.now, by.rerate_window):
         raise Problem(RERATE_WINDOW_CLOSED, f"that is possible for {seconds(by.rerate_window)} seconds")
-    earlier = await load_charges(transaction, session)
-    rate_card_id = earlier[-1].rate_card_id
+    other_card: UUID | None = None
     if asked.rate_card is not None:
         card = await find_card(transaction, asked.rate_card, by.now)
         if card is None:
             raise invalid("/rate_card", "is neither the id of a rate card nor the name of one in force")
-        rate_card_id = None if card.id == session.rate_card_id else card.id
-    stored = await load_new_evidence(transaction, session, earlier[0].snapshot_n, rate_card_id)
-    rated = stored.charge()
-    digest = evidence_digest(stored)
-    before = MicroCredits(earlier[-1].amount)
-    news = digest != earlier[-1].evidence_digest
-    if news and any(digest == row.evidence_digest for row in earlier):
+        other_card = card.id
+    rating = await rate_again(transaction, session, other_card)
+    if rating.seen_before:
         raise Problem(ALREADY_RATED, "to go back to an earlier rating, refund the difference or adjust the balance")
-    wanted = MicroCredits(rated.amount - before) if news else MicroCredits(0)
-    why = Correction(
-        kind=EntryKind.RERATE,
-        natural_key=f"rerate:{session.id}:{digest.hex()}",
-        reason=asked.reason,
-        session_id=session.id,
-        charge_digest=digest,
-    )
-    difference, goodwill = _correct(book, session, wanted, before, why, by)
+    difference, goodwill = _correct(book, session, rating, asked.reason, by)
     entries: list[dict[str, Any]] = []
-    if news and not asked.dry_run:
-        after = new_charge(
-            session,
-            stored,
-            rated,
-            amount=MicroCredits(before + difference),
-            natural_key=why.natural_key,
-            now=book.booked_at,
-            version=earlier[-1].version + 1,
-            rate_card_id=rate_card_id,
-        )
-        _tell(book, session, by, "session.rerate", asked.reason, MicroCredits(-difference))
-        entry_ids = await book.close()
-        await after.store(transaction, entry_ids)
+    if rating.is_news and not asked.dry_run:
+        entry_ids = await _post(transaction, book, session, rating, difference, asked.reason, by)
         entries = await _posted(transaction, book, session, entry_ids)
+    rated, after = rating.rated, rating.before + difference
     return {
         "session_id": session.public_id,
         "dry_run": asked.dry_run,
-        "before": format_credits(before),
-        "after": format_credits(MicroCredits(before + difference)),
+        "before": format_credits(rating.before),
+        "after": format_credits(MicroCredits(after)),
         "difference": format_credits(difference),
-        "leakage": format_credits(
-            MicroCredits(max(0, rated.amount - before - difference) + rated.beyond_authorization)
-        ),
+        "leakage": format_credits(MicroCredits(max(0, rated.amount - after) + rated.beyond_authorization)),
         "goodwill_grant_id": None if goodwill is None or asked.dry_run else book.public_grant(goodwill.id),
         "entries": entries,
-        "charge": explain(rated, stored.evidence.card, stored.engine_version),
+        "charge": explain(rated, rating.stored.evidence.card, rating.stored.engine_version),
     }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rating:
+    """A charged session rated again on all evidence there is by now. ``earlier``: its charges, in order."""
+
+    earlier: Sequence[Row[Any]]
+    stored: StoredEvidence
+    rated: Charge
+    digest: bytes
+    rate_card_id: UUID | None
+
+    @property
+    def before(self) -> MicroCredits:
+        """What the last charge came to."""
+        return MicroCredits(self.earlier[-1].amount)
+
+    @property
+    def is_news(self) -> bool:
+        """Whether anything that counts differs from what the last charge rests on."""
+        return self.digest != bytes(self.earlier[-1].evidence_digest)
+
+    @property
+    def seen_before(self) -> bool:
+        """Whether an earlier charge than the last rests on just this: what was posted once is not posted again."""
+        return self.is_news and any(self.digest == row.evidence_digest for row in self.earlier)
+
+
+def may_be_rated_again(session: Session, now: Instant, window: Micros) -> bool:
+    """Whether the session is settled, not written off, and was settled no longer than ``window`` ago."""
+    settled = session.state is State.SETTLED and session.settled_at is not None and not session.written_off
+    return settled and now - (session.settled_at or 0) <= window
+
+
+async def rate_again(transaction: Transaction, session: Session, other_card: UUID | None = None) -> Rating:
+    """Rate a charged session on all its evidence, by ``other_card`` or else by the card of its last charge."""
+    earlier = await load_charges(transaction, session)
+    rate_card_id = earlier[-1].rate_card_id
+    if other_card is not None:
+        rate_card_id = None if other_card == session.rate_card_id else other_card
+    stored = await load_new_evidence(transaction, session, earlier[0].snapshot_n, rate_card_id)
+    return Rating(
+        earlier=earlier,
+        stored=stored,
+        rated=stored.charge(),
+        digest=evidence_digest(stored),
+        rate_card_id=rate_card_id,
+    )
+
+
+async def correct_by_late_evidence(
+    transaction: Transaction, book: Book, session: Session, rating: Rating, by: Correcting
+) -> MicroCredits:
+    """Post what ``rating`` comes to more, or less, than the last charge; what was charged more in the end.
+
+    The book, which must have been opened to correct the session, is closed by it.
+    """
+    difference, _ = _correct(book, session, rating, LATE_EVIDENCE, by)
+    await _post(transaction, book, session, rating, difference, LATE_EVIDENCE, by)
+    return difference
+
+
+LATE_EVIDENCE: Final = "evidence that came after the session was settled"
+
+
 def _correct(
-    book: Book, session: Session, wanted: MicroCredits, before: MicroCredits, why: Correction, by: Correcting
+    book: Book, session: Session, rating: Rating, reason: str, by: Correcting
 ) -> tuple[MicroCredits, Grant | None]:
-    """Post the difference as far as it goes: how far that was, and the grant of goodwill if one was made."""
+    """Draft the difference as far as it goes: how far that is, and the grant of goodwill if one was made."""
+    before = rating.before
+    wanted = rating.rated.amount - before if rating.is_news else 0
+    why = _rerate_of(session, rating, reason)
     if wanted < 0:
         amount = MicroCredits(min(-wanted, sum(debit.left for debit in book.debits)))
         return MicroCredits(-amount), _give_back(book, amount, why, by) if amount else None
@@ -193,30 +235,103 @@ def _correct(
     return (charge_more(book.account, more, why, first).amount if more > 0 else MicroCredits(0)), None
 
 
+def _rerate_of(session: Session, rating: Rating, reason: str) -> Correction:
+    return Correction(
+        kind=EntryKind.RERATE,
+        natural_key=f"rerate:{session.id}:{rating.digest.hex()}",
+        reason=reason,
+        session_id=session.id,
+        charge_digest=rating.digest,
+    )
+
+
+async def _post(
+    transaction: Transaction,
+    book: Book,
+    session: Session,
+    rating: Rating,
+    difference: MicroCredits,
+    reason: str,
+    by: Correcting,
+) -> Mapping[str, UUID]:
+    """Close the book, and store the charge that the difference leads to; the ids of the entries by natural key."""
+    after = new_charge(
+        session,
+        rating.stored,
+        rating.rated,
+        amount=MicroCredits(rating.before + difference),
+        natural_key=_rerate_of(session, rating, reason).natural_key,
+        now=book.booked_at,
+        version=rating.earlier[-1].version + 1,
+        rate_card_id=rating.rate_card_id,
+    )
+    _tell(book, session, by, "session.rerate", reason, MicroCredits(-difference))
+    entry_ids = await book.close()
+    await after.store(transaction, entry_ids)
+    return entry_ids
+
+
 async def decide_review(
     transaction: Transaction, key: AccountThing, asked: ReviewDocument, by: Correcting
 ) -> dict[str, Any]:
     """End a review: settle the session as its evidence is rated, or write it off. The session's document.
 
+    Of a session that was charged before it came into review, the difference is posted as when it is rated again; what
+    is written off is given back.
+
     Raises a :class:`~app.errors.Problem`: 404, 409 ``session-not-in-review``.
     """
-    book = await open_book(transaction, by.ledger, key.account_id, by.now, [key.id])
+    book = await open_book(transaction, by.ledger, key.account_id, by.now, [key.id], correcting=key.id)
     session = await load_session(transaction, key, lock=True)
     if book is None or session is None:
         raise unknown_session()
     if session.state is not State.REVIEW:
         raise Problem(SESSION_NOT_IN_REVIEW, f"the session is {session.state}")
     free = asked.action is ReviewAction.WRITE_OFF
-    stored = await load_evidence(transaction, session, interim=False)
     why = f"{'written off' if free else 'settled'} by an operator: {asked.reason}"
-    posted = await post_charge(transaction, book, session, stored, why, free=free)
-    action = f"session.{asked.action}"
-    book.audit(Audit(actor=by.actor, action=action, target=session.public_id, reason=asked.reason))
-    await posted.store(transaction, await book.close())
+    book.audit(Audit(actor=by.actor, action=f"session.{asked.action}", target=session.public_id, reason=asked.reason))
+    if session.charged is None:
+        stored = await load_evidence(transaction, session, interim=False)
+        posted = await post_charge(transaction, book, session, stored, why, free=free)
+        await posted.store(transaction, await book.close())
+    elif free:
+        await _write_off_charged(transaction, book, session, why, asked.reason, by)
+    else:
+        await _settle_charged(transaction, book, session, why, asked.reason, by)
     settled = await load_session(transaction, key)
     if settled is None:
         raise RuntimeError("a session under lock is gone")
     return await session_document(transaction, settled)
+
+
+async def _write_off_charged(
+    transaction: Transaction, book: Book, session: Session, why: str, reason: str, by: Correcting
+) -> None:
+    left = MicroCredits(sum(debit.left for debit in book.debits))
+    if left:
+        given_back = Correction(
+            kind=EntryKind.REFUND,
+            natural_key=f"refund:{session.id}:{by.cause}",
+            reason=reason,
+            session_id=session.id,
+        )
+        _give_back(book, left, given_back, by)
+        _tell(book, session, by, "session.refund", reason, left)
+    await settle_again(transaction, book, session, why, written_off=True)
+    await book.close()
+
+
+async def _settle_charged(
+    transaction: Transaction, book: Book, session: Session, why: str, reason: str, by: Correcting
+) -> None:
+    rating = await rate_again(transaction, session)
+    anomalies = sorted(anomaly.value for anomaly in rating.rated.anomalies)
+    await settle_again(transaction, book, session, why, anomalies=anomalies)
+    if not rating.is_news or rating.seen_before:
+        await book.close()
+        return
+    difference, _ = _correct(book, session, rating, reason, by)
+    await _post(transaction, book, session, rating, difference, reason, by)
 
 
 async def _settled(transaction: Transaction, key: AccountThing, by: Correcting) -> tuple[Book, Session]:

@@ -84,7 +84,7 @@ async def load_new_evidence(
     found = await load_snapshots(transaction, session.key)
     news = charged_snapshot
     for before, after in pairwise(found):
-        if after.n > charged_snapshot and closed_values(before) != closed_values(after):
+        if after.n > charged_snapshot and closed_values(before.values) != closed_values(after.values):
             news = after.n
     heartbeats = (await load_heartbeats(transaction, [session]))[session.id]
     card = await card_of_session(transaction, session, rate_card_id)

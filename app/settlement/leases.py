@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import Select, and_, bindparam, or_, select, union_all, update
 
 from app.core.ids import AccountThing
-from app.core.lifecycle import RECONCILED
+from app.core.lifecycle import RECONCILED, State
 from app.core.units import US_PER_S, Instant, Micros
 from app.db.database import Database
 from app.db.tables import sessions
@@ -32,8 +32,12 @@ class Due:
     failed: bool
 
 
+_PULLED: Final = RECONCILED | {State.SETTLED}
+_settled = sessions.c.state == State.SETTLED.value
+
+
 def _due() -> Select[Any]:
-    pulls = and_(sessions.c.state.in_(RECONCILED), sessions.c.provider_session_id.is_not(None))
+    pulls = and_(sessions.c.state.in_(_PULLED), sessions.c.provider_session_id.is_not(None))
     failed = sessions.c.attempts > 0
     now = bindparam("now", type_=InstantType)
     found = [
@@ -75,7 +79,7 @@ class Leases:
         now = self._clock.now()
         token = self._ids.new()
         free = or_(sessions.c.lease_until.is_(None), sessions.c.lease_until < now)
-        due = sessions.c.due_at.is_not(None) if even_if_not_due else sessions.c.due_at <= now
+        due = or_(sessions.c.due_at.is_not(None), _settled) if even_if_not_due else sessions.c.due_at <= now
         async with self._database.transaction() as transaction:
             claimed = await transaction.execute(
                 update(sessions)

@@ -15,7 +15,7 @@ from app.core.charge import Charge, Evidence, charge
 from app.core.ids import AccountThing
 from app.core.lifecycle import RECONCILED, State
 from app.core.outages import Outage, passed_by
-from app.core.settlement import Over, Review, Settle, StillLive, decide, over_at
+from app.core.settlement import Over, Review, Settle, StillLive, contradicting, decide, over_at
 from app.core.units import US_PER_S, Instant, MicroCredits, Micros, seconds
 from app.core.worst_case import largest_remaining_charge
 from app.db.database import Database, DatabaseUnavailable, Transaction
@@ -29,9 +29,10 @@ from app.ports.randomness import Randomness
 from app.receiving import Receiving
 from app.sessions.records import STEP_EVENTS, Session, change_session, load_session, take_step
 from app.settlement.charges import NewCharge, post_charge
+from app.settlement.corrections import Correcting, correct_by_late_evidence, may_be_rated_again, rate_again
 from app.settlement.evidence import StoredEvidence, card_of_session, load_evidence
 from app.settlement.leases import Due, Leases
-from app.timelines.snapshots import add_snapshot, load_snapshots
+from app.timelines.snapshots import add_snapshot, is_news, load_snapshots
 
 MAX_AT_ONCE: Final = 8
 """Pulls that one process makes at a time: as many as it keeps connections to the provider."""
@@ -44,6 +45,13 @@ MAX_PLAIN_AT_ONCE: Final = 4
 
 PLACE_PATIENCE: Final = Micros(US_PER_S)
 """A round waits so long for a place; then the next one looks anew."""
+
+LATE_CHECK_PARTS: Final = 3
+"""A settled session is looked at once more for late evidence after this part of the time in which it may be rated
+again."""
+
+ACTOR: Final = "reconciliation"
+"""Who rates a session again by itself, in the audit log."""
 
 MAX_BATCH: Final = 200
 MAX_BACKOFF: Final = Micros(3600 * US_PER_S)
@@ -61,6 +69,7 @@ class Outcome(StrEnum):
     FAILED = "failed"
     UNCONFIRMED = "unconfirmed"
     PULL_FAILED = "pull_failed"
+    RATED_AGAIN = "rated_again"
     NOT_OURS = "not_ours"
 
 
@@ -74,6 +83,8 @@ class ReconcileLimits:
     no_heartbeat_grace: Micros
     evidence_wait: Micros
     review_after: Micros
+    rerate_window: Micros
+    goodwill: Micros
 
 
 class Reconciler:
@@ -200,7 +211,7 @@ class Reconciler:
                 return Outcome.NOT_OURS
             async with self._database.reading() as transaction:
                 session = await load_session(transaction, key)
-            id_there = _to_pull(session)
+            id_there = self._to_pull(session)
             used = id_there is not None
         finally:
             if permit is not None and not used:
@@ -209,20 +220,34 @@ class Reconciler:
         if isinstance(pulled, NotNow):
             await self._leases.release(key, token)
             return pulled
-        return await self._write(key, token, pulled)
+        charged = session is not None and session.state is State.SETTLED
+        return await self._write(key, token, pulled, charged=charged)
 
-    async def _write(self, key: AccountThing, token: UUID, pulled: PulledTimeline | PullFailed | None) -> Outcome:
+    def _to_pull(self, session: Session | None) -> str | None:
+        """The provider's id of a session whose timeline is to be pulled."""
+        if session is None:
+            return None
+        late = may_be_rated_again(session, self._clock.now(), self._limits.rerate_window)
+        return session.provider_session_id if session.state in RECONCILED or late else None
+
+    async def _write(
+        self, key: AccountThing, token: UUID, pulled: PulledTimeline | PullFailed | None, *, charged: bool = False
+    ) -> Outcome:
+        """``charged``: the session had been settled when its lease was taken, and so it is under the same lease."""
         async with self._database.transaction() as transaction:
             now = self._clock.now()
-            book = await open_book(transaction, self._ledger, key.account_id, now, [key.id])
+            correcting = key.id if charged else None
+            book = await open_book(transaction, self._ledger, key.account_id, now, [key.id], correcting=correcting)
             session = await load_session(transaction, key, lock=True)
             # The fence: whoever lost the lease while pulling writes nothing.
             if book is None or session is None or session.lease_token != token:
                 return Outcome.NOT_OURS
-            work = _Work(transaction, book, session, now, self._limits, self._randomness, self._receiving)
+            work = _Work(transaction, book, session, now, self._limits, self._randomness, self._receiving, self._ledger)
             # Whoever asks for a pull out of turn does not shorten a wait.
             due = session.due_at is not None and session.due_at <= now
             match session.state:
+                case State.SETTLED:
+                    return await work.look_again(pulled, due=due)
                 case State.STARTING if due:
                     outcome = await work.give_up_waiting_for_the_answer()
                 case State.UNCONFIRMED if due:
@@ -253,6 +278,7 @@ class _Work:
         limits: ReconcileLimits,
         randomness: Randomness,
         receiving: Receiving,
+        ledger: LedgerPorts,
     ) -> None:
         self._transaction = transaction
         self._book = book
@@ -261,6 +287,7 @@ class _Work:
         self._limits = limits
         self._randomness = randomness
         self._receiving = receiving
+        self._ledger = ledger
         self._charge: NewCharge | None = None
 
     # Starts that were never answered
@@ -302,11 +329,7 @@ class _Work:
             why = f"no usable timeline for {seconds(self._limits.evidence_wait)} s: {failure.kind.code}"
             await self._step(State.REVIEW, why, due_at=Instant(self._now + self._limits.review_after))
             return Outcome.REVIEW
-        attempts, wait = session.attempts, self._limits.reconcile_interval
-        if failure.kind is not PullFailure.RATE_LIMITED:  # that is no fault of the session's
-            attempts += 1
-            wait = Micros(min(wait << min(attempts - 1, 16), MAX_BACKOFF))
-        wait = Micros(max(wait, failure.retry_after or 0))
+        attempts, wait = self._after(failure)
         due_at = self._soon(wait)
         evidence = (await load_evidence(self._transaction, session, interim=True, snapshots=stored)).evidence
         limit_over = Instant(charge(evidence).origin.at + session.time_limit + evidence.card.gap)
@@ -405,14 +428,79 @@ class _Work:
 
     async def _settle(self, stored: StoredEvidence) -> None:
         """The one debit of the session, and everything that goes with it."""
+        late_look = self._soon(Micros(self._limits.rerate_window // LATE_CHECK_PARTS))
         self._charge = await post_charge(
-            self._transaction, self._book, self._session, stored, "the final timeline is in"
+            self._transaction, self._book, self._session, stored, "the final timeline is in", due_at=late_look
         )
 
     async def record_charge(self, entry_ids: Mapping[str, UUID]) -> None:
         """Store the charge that was posted, if one was, with the id of its entry."""
         if self._charge is not None:
             await self._charge.store(self._transaction, entry_ids)
+
+    # After settlement
+
+    async def look_again(self, pulled: PulledTimeline | PullFailed | None, *, due: bool) -> Outcome:
+        """Whether anything came after settlement that changes what the session costs: then the difference is posted.
+
+        Evidence that contradicts itself, such as a timeline that shrank, is no reason to give credits back: a person
+        must look. ``due``: the one look that is planned, which is put off until there is a timeline.
+        """
+        session = self._session
+        if not may_be_rated_again(session, self._now, self._limits.rerate_window):
+            await change_session(self._transaction, session, due_at=None, **_RELEASED)
+            await self._book.close()
+            return Outcome.NOT_OURS
+        if isinstance(pulled, PullFailed):
+            await self._put_off_looking(pulled, due=due)
+            await self._book.close()
+            return Outcome.PULL_FAILED
+        if pulled is not None:
+            earlier = await load_snapshots(self._transaction, session.key)
+            if is_news(earlier, pulled):
+                await add_snapshot(self._transaction, session.key, pulled, earlier)
+        done: dict[str, Any] = {"due_at": None if due else session.due_at, "attempts": 0}
+        rating = await rate_again(self._transaction, session)
+        if not rating.is_news or rating.seen_before:
+            await change_session(self._transaction, session, **done, **_RELEASED)
+            await self._book.close()
+            return Outcome.UPDATED
+        contradictions = contradicting(rating.rated.anomalies)
+        if contradictions:
+            why = "evidence that came after the session was settled contradicts itself: " + ", ".join(contradictions)
+            await self._step(State.REVIEW, why, due_at=None, anomalies=_names(rating.rated))
+            await self._book.close()
+            return Outcome.REVIEW
+        await change_session(self._transaction, session, anomalies=_names(rating.rated), **done, **_RELEASED)
+        by = Correcting(
+            ledger=self._ledger,
+            now=self._now,
+            cause="",
+            actor=ACTOR,
+            goodwill=self._limits.goodwill,
+            rerate_window=self._limits.rerate_window,
+        )
+        await correct_by_late_evidence(self._transaction, self._book, session, rating, by)
+        return Outcome.RATED_AGAIN
+
+    async def _put_off_looking(self, failure: PullFailed, *, due: bool) -> None:
+        session = self._session
+        if not due or session.settled_at is None:
+            await change_session(self._transaction, session, **_RELEASED)
+            return
+        attempts, wait = self._after(failure)
+        due_at: Instant | None = self._soon(wait)
+        if due_at is not None and due_at > session.settled_at + self._limits.rerate_window:
+            due_at = None
+        await change_session(self._transaction, session, attempts=attempts, due_at=due_at, **_RELEASED)
+
+    def _after(self, failure: PullFailed) -> tuple[int, Micros]:
+        """How many pulls have failed now, and how long to wait before the next one."""
+        attempts, wait = self._session.attempts, self._limits.reconcile_interval
+        if failure.kind is not PullFailure.RATE_LIMITED:  # that is no fault of the session's
+            attempts += 1
+            wait = Micros(min(wait << min(attempts - 1, 16), MAX_BACKOFF))
+        return attempts, Micros(max(wait, failure.retry_after or 0))
 
     # Steps
 
@@ -436,11 +524,6 @@ class _Work:
     def _soon(self, wait: Micros) -> Instant:
         """``wait`` from now, with a tenth of jitter, so that sessions started together do not stay together."""
         return Instant(self._now + wait + self._randomness.below(max(1, wait // 10)))
-
-
-def _to_pull(session: Session | None) -> str | None:
-    """The provider's id of a session whose timeline is to be pulled."""
-    return session.provider_session_id if session is not None and session.state in RECONCILED else None
 
 
 def _names(result: Charge) -> list[str]:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from app.budget import provider_busy
 from app.core.budget import NotNow
 from app.core.ids import AccountThing, Kind, public_id
+from app.core.lifecycle import State
 from app.core.lossless_json import dumps, plain_json
 from app.core.outages import Outage
 from app.core.units import Instant, MicroCredits, format_credits, format_instant
@@ -33,8 +34,9 @@ from app.sessions.heartbeats import load_heartbeats
 from app.sessions.records import Session, load_session
 from app.sessions.routes import session_key, unknown_session
 from app.settlement.charges import load_charges
+from app.settlement.corrections import rate_again
 from app.settlement.ending import Endings
-from app.settlement.evidence import load_charged_evidence, load_evidence
+from app.settlement.evidence import StoredEvidence, load_charged_evidence, load_evidence
 from app.settlement.own_outages import with_own_outages
 from app.settlement.reconciler import Outcome, Reconciler
 from app.timelines.snapshots import load_snapshots
@@ -53,7 +55,8 @@ async def charge_document(transaction: Transaction, key: AccountThing, load_outa
     if final:
         stored = await load_charged_evidence(transaction, session, versions[-1])
     else:
-        stored = await load_evidence(transaction, session, interim=True)
+        # Nothing grows any more that a person will settle.
+        stored = await load_evidence(transaction, session, interim=session.state is not State.REVIEW)
     rated = stored.charge()
     outages = await load_outages(transaction, session.requested_at)
     if session.over_at is not None:
@@ -64,6 +67,7 @@ async def charge_document(transaction: Transaction, key: AccountThing, load_outa
         "session_id": session.public_id,
         "state": session.state.value,
         "final": final,
+        "proposed": await _proposed(transaction, session, stored, final=final),
         **(await _posted(transaction, session, versions[0]) if final else _NOTHING_POSTED),
         "snapshot": None if stored.rated is None else stored.rated.n,
         "heartbeats": [format_instant(heartbeat) for heartbeat in stored.evidence.heartbeats],
@@ -71,6 +75,17 @@ async def charge_document(transaction: Transaction, key: AccountThing, load_outa
 
 
 _NOTHING_POSTED: Final = {"entry_id": None, "charged": None, "given_back": None}
+
+
+async def _proposed(
+    transaction: Transaction, session: Session, stored: StoredEvidence, *, final: bool
+) -> dict[str, Any] | None:
+    """What a session in review comes to if it is settled: on all evidence there is by now, by the same prices."""
+    if session.state is not State.REVIEW:
+        return None
+    if final:
+        stored = (await rate_again(transaction, session)).stored
+    return explain(stored.charge(), stored.evidence.card, stored.engine_version)
 
 
 async def _posted(transaction: Transaction, session: Session, first: Row[Any]) -> dict[str, Any]:

@@ -80,9 +80,14 @@ async def add_snapshot(
     return Snapshot(n, pull, tuple(pulled.values))
 
 
-def closed_values(snapshot: Snapshot) -> str:
+def is_news(earlier: Sequence[Snapshot], pulled: PulledTimeline) -> bool:
+    """Whether a pull differs from the last of ``earlier`` in more than its last silence."""
+    return not earlier or closed_values(earlier[-1].values) != closed_values(pulled.values)
+
+
+def closed_values(pulled: Sequence[Any]) -> str:
     """The values less the last silence, which grows whatever happens, as text that is equal only if they are."""
-    values = list(snapshot.values)
+    values = list(pulled)
     while values and isinstance(values[-1], dict) and values[-1].get("type") == SegmentType.SILENCE.value:
         values.pop()
     return dumps(values)

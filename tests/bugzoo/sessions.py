@@ -345,7 +345,7 @@ BUGS: Final = (
                 "app.settlement.reconciler",
                 """\
         self._charge = await post_charge(
-            self._transaction, self._book, self._session, stored, "the final timeline is in"
+            self._transaction, self._book, self._session, stored, "the final timeline is in", due_at=late_look
         )
 """,
                 """\
@@ -399,12 +399,12 @@ BUGS: Final = (
             Patch(
                 "app.settlement.reconciler",
                 """\
-            book = await open_book(transaction, self._ledger, key.account_id, now, [key.id])
+            book = await open_book(transaction, self._ledger, key.account_id, now, [key.id], correcting=correcting)
             session = await load_session(transaction, key, lock=True)
 """,
                 """\
             session = await load_session(transaction, key, lock=True)
-            book = await open_book(transaction, self._ledger, key.account_id, now, [key.id])
+            book = await open_book(transaction, self._ledger, key.account_id, now, [key.id], correcting=correcting)
 """,
             ),
         ),
@@ -475,6 +475,42 @@ BUGS: Final = (
             ),
         ),
         found_by=Run(Layer.INTEGRATION, only=("test_own_outages.py",)),
+    ),
+    Bug(
+        name="shrunk-timeline-credited",
+        does="a timeline that shrank after the session was settled gives credits back by itself",
+        patches=(
+            Patch(
+                "app.settlement.reconciler",
+                "        contradictions = contradicting(rating.rated.anomalies)\n",
+                "        contradictions = contradicting(frozenset())\n",
+            ),
+        ),
+        found_by=_test("test_late_evidence.py::test_a_timeline_that_shrank_is_for_a_person_to_judge"),
+    ),
+    Bug(
+        name="late-look-for-ever",
+        does="late evidence changes a charge however long ago it was posted",
+        patches=(
+            Patch(
+                "app.settlement.corrections",
+                "    return settled and now - (session.settled_at or 0) <= window\n",
+                "    return settled\n",
+            ),
+        ),
+        found_by=_test("test_late_evidence.py::test_after_a_long_outage_of_ours_it_is_too_late"),
+    ),
+    Bug(
+        name="written-off-and-kept",
+        does="what an operator writes off of a charged session is not given back",
+        patches=(
+            Patch(
+                "app.settlement.corrections",
+                "    left = MicroCredits(sum(debit.left for debit in book.debits))\n    if left:\n",
+                "    left = MicroCredits(sum(debit.left for debit in book.debits))\n    if not left:\n",
+            ),
+        ),
+        found_by=Run(Layer.SIM, seed=158),
     ),
     Bug(
         name="contradictions-settled",

@@ -470,7 +470,8 @@ async def test_a_review_is_settled_as_rated(talktime: World) -> None:
     assert len(audited(talktime, user, "session.settle")) == 1
     again = await post(talktime, f"/v1/sessions/{session['id']}/review", action="settle")
     problem(again, 409, "session-not-in-review")
-    assert await talktime.service.reconciler.reconcile(talktime.key(session), now_please=True) is Outcome.NOT_OURS
+    assert await talktime.service.reconciler.reconcile(talktime.key(session), now_please=True) is Outcome.UPDATED
+    assert await balance(talktime, user) == "85"
 
 
 async def test_a_review_is_written_off_without_an_entry(talktime: World) -> None:

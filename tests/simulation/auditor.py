@@ -259,9 +259,11 @@ class Auditor:
         """Whether a card of this name was published, as far as its publisher was told."""
         return any(done.operation == "card" and done.asked["name"] == name for done in self.acknowledged.values())
 
-    def open_sessions(self) -> list[str]:
+    def open_sessions(self, *, late: bool) -> list[str]:
+        """``late``: those count as well at which one more look is to come."""
         found = self._ids(
             "select scenario || ' ' || state as what from sessions where state not in ('settled', 'failed', 'review')"
+            + (" or due_at is not null" if late else "")
         )
         return [row["what"] for row in found]
 
@@ -379,10 +381,34 @@ class Auditor:
         reviewed = any(done.operation == "review" and public in done.path for done in self.acknowledged.values())
         # What a provider said anew after a hold was lowered may not be covered any more.
         leaked = not honest and row["charged"] + row["leakage"] == verdict.amount + verdict.beyond
+        self._check_versions(name, [version["amount"] for version in versions], verdict, call, row, asked=rated_again)
         if len(versions) == 1 and row["charged"] != amount and not reviewed and not leaked:
             self.fail("not the charge was debited", f"{name}: {row['charged']} instead of {amount}")
         if honest and not _redelivered(call):
             self._check_bounds(name, card, verdict, row, call, pulls)
+
+    def _check_versions(
+        self,
+        name: str,
+        amounts: Sequence[int],
+        verdict: charging.Verdict,
+        call: Call,
+        row: Mapping[str, Any],
+        *,
+        asked: bool,
+    ) -> None:
+        """What was charged is changed by evidence that came later, or because somebody asked for it."""
+        if len(amounts) < 2:
+            return
+        since = _us(row["settled_at"]) - 2 * self._skew
+        late = any(beat.genuine and (beat.arrived_at or 0) > since for beat in call.beats)
+        told = any(pulled.answered_at > since for pulled in call.pulls)
+        if not asked and not late and not told:
+            self.fail("rated again for no reason", f"{name}: {amounts}")
+        if not asked:
+            self._reasons["rated again by itself"] += 1
+            if not min(amounts[0], verdict.amount) <= amounts[-1] <= max(amounts[0], verdict.amount):
+                self.fail("a correction goes too far", f"{name}: {amounts}, {verdict}")
 
     def _bounds(self, call: Call, row: Mapping[str, Any], card: charging.Card, until: int) -> tuple[int, int]:
         """The least and the most that the session can cost, given what happened up to ``until``; without ceiling."""
@@ -524,9 +550,32 @@ class Auditor:
                 if grant not in asked_voids:
                     self.fail("a void that nobody asked for", grant)
         self._sums_agree(entries, "adjustment", sum(_micros(one.asked["amount"]) for one in done["adjust"]))
-        self._sums_agree(entries, "refund", sum(_micros(one.answer["amount"]) for one in done["refund"]))
-        self._sums_agree(entries, "rerate", -sum(_micros(one.answer["difference"]) for one in done["rerate"]))
+        given_up = {row["id"]: _public(Kind.SESSION, row) for row in sessions if row["written_off"] and row["charged"]}
+        for session in given_up:
+            of_it = [entry for entry in entries if entry["session_id"] == session and entry["kind"] != "expiry"]
+            net = sum(entry["amount"] for entry in of_it)
+            if net:
+                self.fail("what was written off is still charged", f"{session}: {net}")
+        self._reasons["a charge written off"] += len(given_up)
+        kept = [entry for entry in entries if entry["session_id"] not in given_up]
+        refunded = [one for one in done["refund"] if not any(public in one.path for public in given_up.values())]
+        self._sums_agree(kept, "refund", sum(_micros(one.answer["amount"]) for one in refunded))
+        self._audit_ratings(entries, done["rerate"])
         self._sums_agree(entries, "charge", -sum(row["charged"] or 0 for row in sessions))
+
+    def _audit_ratings(self, entries: Sequence[Mapping[str, Any]], asked: Sequence[Acknowledged]) -> None:
+        """Ratings that were asked for are there; all of them together lead from the first charges to the last ones."""
+        posted = {_public(Kind.ENTRY, entry) for entry in entries if entry["kind"] == "rerate"}
+        for one in asked:
+            lost = {entry["id"] for entry in one.answer["entries"]} - posted
+            if lost:
+                self.fail("an acknowledged rating is lost", f"{one.path}: {lost}")
+        moved = self._rows(
+            "select coalesce(sum(l.amount - f.amount), 0)::bigint as moved from charges f join charges l"
+            " on l.account_id = f.account_id and l.session_id = f.session_id where f.version = 1 and l.version ="
+            " (select max(version) from charges c where c.account_id = l.account_id and c.session_id = l.session_id)"
+        )
+        self._sums_agree(entries, "rerate", -moved[0]["moved"])
 
     def _sums_agree(self, entries: Sequence[Mapping[str, Any]], kind: str, expected: int) -> None:
         posted = sum(entry["amount"] for entry in entries if entry["kind"] == kind)

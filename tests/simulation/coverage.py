@@ -11,7 +11,7 @@ ENOUGH: Final = 200
 """Of fewer seeds nothing is demanded."""
 
 _BRANCHES: Final = (
-    "adopted", "closed", "pull 503 provider-busy",
+    "a charge written off", "adopted", "closed", "pull 503 provider-busy",
     "start 503 provider-busy", "step - > starting", "step - > unconfirmed",
     "adjust 201", "adjust 409 below-floor", "anomaly: alive_beyond_timeline", "anomaly: bad_segment",
     "anomaly: timeline_longer_than_elapsed", "anomaly: timeline_shrank", "anomaly: unknown_segment_type",
@@ -28,6 +28,7 @@ _BRANCHES: Final = (
     "not billed: before_charge_start", "not billed: included", "not billed: no_proof_of_life",
     "not billed: short_session", "not billed: silence_cap", "not billed: unknown_type", "odd 422", "own outage",
     "pull 200", "pull 502 provider-unavailable", "refund 201", "refund 409 refund-exceeds-charge", "replayed",
+    "rated again by itself",
     "rerate 200", "rerate 409 session-written-off", "review 200", "start 201", "start 402 insufficient-credits",
     "start 422 persona-not-accepted", "start 502 provider-refused", "start 504 provider-unconfirmed",
     "timeline/outage", "void 200", "void 409 grant-closed", "void 409 grant-spent",

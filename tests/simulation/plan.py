@@ -92,6 +92,14 @@ def plan_of(seed: int) -> Plan:
         plan(when, "start", user=draw.choice(USERS), asked=300, fault=fault)
         if fault != "names another":
             plan(when + US_PER_S, "deaf", seconds=draw.choice([20, 200]))
+    if rng(seed, "second thoughts").random() < 0.12:
+        how = rng(seed, "second thoughts", "how").choice(["shrinks", "revised", "revised"])
+        plan(1, "second thoughts", late=True, how=how)
+    boast = rng(seed, "boast")
+    starts = [when for when, kind, _, _ in planned if kind == "start"]
+    if boast.random() < 0.2:
+        # While it runs, more is told of a session than there was time for.
+        plan(boast.choice(starts) + 65 * US_PER_S, "second thoughts", how="revised much")
     # Drawn by itself, so that what else a seed plans stays as it was.
     away = rng(seed, "away")
     if away.random() < 0.06:

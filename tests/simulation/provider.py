@@ -99,6 +99,8 @@ class Call:
     started_at: int
     beats: list[Beat] = field(default_factory=list)
     pulls: list[Pulled] = field(default_factory=list)
+    rewritten: str | None = None
+    """How the provider tells it from now on, though it told it otherwise before: a lie that it stays with."""
 
     @property
     def connected_at(self) -> int:
@@ -386,7 +388,10 @@ class Provider(httpx.AsyncBaseTransport):
                 return _json(200, '{"values": [')
         values = call.values(self._clock.now())
         texts = [_value(value) for value in values]
-        if fault in LIES and values:
+        if call.rewritten is not None and values:
+            pulled.honest = False
+            texts = _spoiled(call.rewritten, values, texts)
+        elif fault in LIES and values:
             pulled.honest = False
             texts = _spoiled(fault, values, texts)
         size = 1 if fault == "slow pages" else PAGE

@@ -93,7 +93,7 @@ def world_settings() -> Settings:
         no_heartbeat_grace_s="200",
         evidence_wait_s="1500",
         review_after_s="900",
-        rerate_window_s="86400",
+        rerate_window_s="3600",
         tick_retention_days="7",
         provider_max_rps=2,
     )
@@ -396,6 +396,10 @@ class World:
                 await self._repeat(event)
             case "late beat":
                 await self._late_beat(event)
+            case "second thoughts":
+                told = [call for call in self.provider.calls.values() if call.pulls]
+                if told:
+                    rng(self.plan.seed, "rewritten").choice(told).rewritten = args["how"]
             case "outage":
                 began = self.clock.now()
                 self.traps.down = True
@@ -604,7 +608,7 @@ class World:
                 await asyncio.sleep(event.at / US_PER_S / 4)
                 await self._happen(event)
         self.traps.disarm()
-        await self._heal("the corrections")
+        await self._heal("the corrections", late=True)
         await self._final()
 
     async def _main(self) -> None:
@@ -622,8 +626,11 @@ class World:
         self.say("faults stop")
         self.dice.active = False
 
-    async def _heal(self, what: str) -> None:
-        """Wait until nothing is under way any more; operators decide what waits for them."""
+    async def _heal(self, what: str, *, late: bool = False) -> None:
+        """Wait until nothing is under way any more; operators decide what waits for them.
+
+        ``late``: settled sessions were looked at once more as well.
+        """
         self._calm()
         began = self.loop.now_us
         while True:
@@ -631,7 +638,7 @@ class World:
             await asyncio.sleep(max(20 * US_PER_S, min(wait_us, 300 * US_PER_S)) / US_PER_S)
             self.check("healing")
             self.auditor.check_reviews(self._settings.review_after_s + REVIEW_SLACK)
-            open_ = self.auditor.open_sessions()
+            open_ = self.auditor.open_sessions(late=late)
             waiting = self.auditor.in_review()
             if not open_ and not self._busy and not waiting:
                 return

@@ -13,8 +13,9 @@ _FIRST: Final = ", ".join(f"'{state.value}'" for state in sorted(FIRST, key=str)
 SESSIONS: Final = (
     Check(
         "session-charge",
-        "A settled session has charges, numbered from 1, the first of what it was charged, none beyond what was"
-        " authorized; one that was written off may have none, and no other session has any.",
+        "A settled session, and one that came back into review, has charges, numbered from 1, the first of what it was"
+        " charged, none beyond what was authorized; one that was written off may have none, and no other session has"
+        " any.",
         """
         select s.account_id, 'session ' || s.id as row, s.state || ', charged ' || coalesce(s.charged::text, 'nothing')
                || '; ' || count(c.version) || ' charges, the first of '
@@ -22,7 +23,8 @@ SESSIONS: Final = (
         from sessions s left join charges c on c.account_id = s.account_id and c.session_id = s.id
         group by s.account_id, s.id, s.state, s.charged, s.authorized
         having case
-            when s.state <> 'settled' then count(c.version) = 0
+            when s.state <> 'settled' and not (s.state = 'review' and s.settled_at is not null)
+                then count(c.version) = 0
             when count(c.version) = 0 then s.charged = 0 and exists (
                 select from session_steps t where t.account_id = s.account_id and t.session_id = s.id
                        and t.from_state = 'review' and t.to_state = 'settled')
@@ -53,7 +55,7 @@ SESSIONS: Final = (
         where coalesce(e.charges, 0) <> (case when s.charged > 0 then 1 else 0 end)
            or -coalesce(e.charged, 0) <> coalesce(s.charged, 0)
            or e.id is distinct from c.entry_id::text
-           or e.session_id is not null and s.state <> 'settled'
+           or e.session_id is not null and s.settled_at is null
            or -coalesce(e.charged + e.rerated, 0) <> coalesce(c.amount, 0)
         """,
     ),
