@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from datetime import datetime, timedelta, tzinfo
+from typing import Self
 
 import pytest
 from structlog.testing import capture_logs
@@ -61,3 +63,66 @@ async def test_work_that_succeeds_is_not_told() -> None:
         pass
 
     assert await woken(5, fine) == []
+
+
+class SetBack(datetime):
+    """The wall clock, an hour slow from some time on."""
+
+    slow_by = timedelta(0)
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Self:
+        return super().now(tz) - cls.slow_by
+
+
+@pytest.fixture
+def wall_clock(monkeypatch: pytest.MonkeyPatch) -> type[SetBack]:
+    for module in ("apscheduler.schedulers.base", "apscheduler.triggers.interval", "apscheduler.executors.base"):
+        monkeypatch.setattr(f"{module}.datetime", SetBack)
+    monkeypatch.setattr(SetBack, "slow_by", timedelta(0))
+    return SetBack
+
+
+async def test_a_wall_clock_that_is_set_back_stops_nothing(wall_clock: type[SetBack]) -> None:
+    woken, more = 0, asyncio.Event()
+
+    async def work() -> None:
+        nonlocal woken
+        woken += 1
+        more.set()
+
+    async def wait_for_more() -> None:
+        more.clear()
+        async with asyncio.timeout(20):
+            await more.wait()
+
+    alarms = Alarms()
+    alarms.every(0.05, "counted", work)
+    alarms.start()
+    await wait_for_more()
+    wall_clock.slow_by = timedelta(hours=1)
+    await asyncio.sleep(0.2)  # what was due by the old time comes
+    with capture_logs() as logged:
+        before = woken
+        for _ in range(3):
+            await wait_for_more()
+    alarms.stop()
+    assert woken >= before + 3
+    assert [line["event"] for line in logged] == ["alarm.overdue"]
+
+
+async def test_work_that_takes_long_is_not_overdue() -> None:
+    done = asyncio.Event()
+
+    async def work() -> None:
+        await asyncio.sleep(2.5)
+        done.set()
+
+    alarms = Alarms()
+    alarms.every(0.05, "slow", work)
+    with capture_logs() as logged:
+        alarms.start()
+        async with asyncio.timeout(20):
+            await done.wait()
+        alarms.stop()
+    assert logged == []
