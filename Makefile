@@ -43,7 +43,8 @@ stateful: setup ## random histories against a model: make stateful SEED=7 MAX=10
 
 .PHONY: sim
 sim: setup ## simulated worlds with every fault: make sim SEEDS=200, or make sim SEED=7 to see one again
-	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED) $(if $(ONLY),--only $(ONLY)),--seeds $(or $(SEEDS),200) --first $(or $(FIRST),1))
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),200) --first $(or $(FIRST),1)) \
+		$(if $(ONLY),--only=$(ONLY))
 
 .PHONY: cuts
 cuts: setup ## connections cut before and after every COMMIT of the money path

@@ -24,6 +24,9 @@ from tests.simulation.run import Result, databases, run
 from tests.simulation.shrink import shrink
 from tests.support.postgres import WorkerDatabases
 
+SHOWN: Final = 200
+"""Characters of a violation that are told while the other worlds go on."""
+
 COLLECT_EVERY: Final = 20
 """Garbage is collected between worlds, and not after each."""
 
@@ -59,13 +62,29 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes at once")
     parser.add_argument("--seed", type=int, help="one world again, with all that happens in it")
-    parser.add_argument("--only", help="with --seed: the numbers of the events to keep, with commas")
+    parser.add_argument("--only", type=_numbers, help="with --seed: the numbers of the events to keep, with commas")
     parser.add_argument("--no-shrink", dest="shrink", action="store_false", help="with --seed: as it is")
     parser.add_argument("--part", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.seeds < 1 or arguments.jobs < 1:
-        parser.error("at least one seed and one process")
+    if arguments.seeds < 1 or arguments.jobs < 1 or arguments.first < 0:
+        parser.error("at least one seed, from 0 on, and one process")
+    if arguments.seed is None:
+        if arguments.only is not None:
+            parser.error("which events to keep goes with one seed")
+        return arguments
+    if arguments.seed < 0:
+        parser.error("seeds are 0 or more")
+    unknown = (arguments.only or frozenset()) - {event.number for event in plan_of(arguments.seed).events}
+    if unknown:
+        parser.error(f"seed {arguments.seed} has no event {min(unknown)}")
     return arguments
+
+
+def _numbers(text: str) -> frozenset[int]:
+    try:
+        return frozenset(int(number) for number in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers with commas") from None
 
 
 def _share(seeds: range) -> Part:
@@ -82,7 +101,10 @@ def _share(seeds: range) -> Part:
             fired.update(result.fired)
             if result.violation is not None:
                 part.broken[seed] = result.violation
-            sys.stderr.write("!" if result.violation else ".")
+                told = result.violation.splitlines()[0][:SHOWN]
+                sys.stderr.write(f"\nseed {seed}: {told}; again: make sim SEED={seed}\n")
+            else:
+                sys.stderr.write(".")
             sys.stderr.flush()
     part.fired = dict(fired)
     return part
@@ -109,9 +131,9 @@ def _all(first: int, seeds: int, jobs: int) -> int:
         fired.update(part.fired)
         broken.update(part.broken)
     steps, virtual_s = sum(part.steps for part in parts), sum(part.virtual_s for part in parts)
-    rate = seeds / took * 60
+    rate, cores = seeds / took * 60, min(len(parts), os.cpu_count() or 1)
     print(f"\n{seeds} worlds, {steps:,} events, {virtual_s // 3600:,} simulated hours in {took:.0f} s:", end=" ")
-    print(f"{rate:.0f} a minute in {len(parts)} processes; {len(broken)} broke a rule")
+    print(f"{rate:.0f} a minute in {len(parts)} processes, {rate / cores:.0f} a core; {len(broken)} broke a rule")
     print(", ".join(f"{name} {times}" for name, times in sorted(fired.items())))
     never = missing(fired) if seeds >= ENOUGH else []
     for seed, violation in sorted(broken.items()):
@@ -123,11 +145,11 @@ def _all(first: int, seeds: int, jobs: int) -> int:
     return 1 if broken or never else 0
 
 
-def _replay(seed: int, only: str | None, *, shrinks: bool) -> int:
+def _replay(seed: int, only: frozenset[int] | None, *, shrinks: bool) -> int:
     with databases(f"sim{uuid4().hex[:8]}", "world") as stage:
         plan = plan_of(seed)
         if only is not None:
-            plan = plan.only(frozenset(int(number) for number in only.split(",")))
+            plan = plan.only(only)
         result = run(plan, stage)
         if result.kind is not None and shrinks and only is None:
             result = _shortest(plan, result, stage)

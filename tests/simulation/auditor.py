@@ -1,7 +1,8 @@
 """The auditor: judges from outside whether what came of a world is right.
 
 It knows what the provider really said and sent, and what our processes acknowledged to whom; with that it reads the
-database and the API. It shares no code with the application: charges are its own (:mod:`tests.simulation.charging`).
+database and the API. Charges are its own (:mod:`tests.simulation.charging`). Of the application it uses what has no
+opinion: the form of public ids, and the reader of JSON that keeps digits.
 """
 
 import re
@@ -98,6 +99,10 @@ select (select min(greatest(due_at, coalesce(lease_until, due_at))) from session
   (select min(next_due_at) from accounts) as account
 """
 NEVER: Final = 1 << 62
+MAX_SESSION_S: Final = 600
+DUE_WITHIN: Final = 200_000_000
+"""In µs: after so long what time brings must be posted, while nothing goes wrong."""
+
 UNCONFIRMED_TTL: Final = 180_000_000
 LONG_OUTAGE: Final = 200_000_000
 """In µs: longer than a process may say nothing and be taken to receive."""
@@ -150,6 +155,14 @@ class Auditor:
         """Users whose floor was lowered on purpose."""
         self.acknowledged: dict[str, Acknowledged] = {}
         """By idempotency key: what is answered twice happened once."""
+        self.limits: dict[str, int] = {}
+        """The highest credit limit, in credits, that was asked for each user."""
+        self.wanted: dict[str, int | None] = {}
+        """By scenario: the time limit in seconds that its start asked for, if any."""
+        self.joined: set[str] = set()
+        """Scenarios whose connection somebody received."""
+        self.adopted: set[str] = set()
+        """Scenarios that the customer was to start."""
         self.down: list[tuple[int, int]] = []
         """From when to when the database could not be reached."""
         self._reasons: Counter[str] = Counter()
@@ -320,6 +333,15 @@ class Auditor:
         if len(told) > 1:
             self.fail("one key was answered in two ways", f"{operation} {key}: {sorted(told)}")
 
+    def limit_changes(self, user: str, change: Mapping[str, Any]) -> None:
+        """Before a user's limits are changed: who had a higher one may be below the new one."""
+        if "credit_limit" not in change:
+            return
+        limit = int(change["credit_limit"])
+        if limit < self.limits.get(user, 0):
+            self.may_be_below.add(user)
+        self.limits[user] = max(limit, self.limits.get(user, 0))
+
     # At the end
 
     async def audit(self, read: Read) -> None:
@@ -339,7 +361,10 @@ class Auditor:
         call = self._provider.calls.get(row["provider_session_id"] or "")
         if row["state"] not in _ENDED:
             self.fail("a session has not ended", f"{row['scenario']} is {row['state']}")
-        if call is None or row["state"] != "settled" or row["written_off"]:
+        if call is None:
+            return
+        self._check_terms(call, row)
+        if row["state"] != "settled" or row["written_off"]:
             return
         document = loads((await read(f"/v1/sessions/{public}/charge")).content)
         snapshots = loads((await read(f"/v1/sessions/{public}/snapshots?limit=500")).content)
@@ -386,6 +411,31 @@ class Auditor:
             self.fail("not the charge was debited", f"{name}: {row['charged']} instead of {amount}")
         if honest and not _redelivered(call):
             self._check_bounds(name, card, verdict, row, call, pulls)
+
+    def _check_terms(self, call: Call, row: Mapping[str, Any]) -> None:
+        """What a session was started with is what was asked for, and what the provider was told."""
+        name = row["scenario"]
+        if call.name != name:
+            return  # the provider named another session: that is for a person to judge
+        wanted = self.wanted.get(name)
+        if row["time_limit"] != call.limit or row["time_limit"] > (wanted or MAX_SESSION_S) * 1_000_000:
+            self.fail("not the time limit that was asked for", f"{name}: {row['time_limit']}, {call.limit}, {wanted}")
+        if _us(row["requested_at"]) > call.started_at + 2 * self._skew:
+            self.fail("asked for after it began", name)
+        pinned = row["charge_from"]
+        if name in self.adopted or (name in self.joined and call.answered):
+            if pinned is not None:
+                self.fail("rated as if nobody had come, though somebody did", f"{name}: {pinned}")
+        elif not call.answered and pinned != "first_user_speech":
+            self.fail("a greeting to an empty room is charged", f"{name}: {pinned}")
+        foreign = sum(beat.status == 409 for beat in call.beats)
+        counted = self._rows(
+            "select coalesce(sum(count), 0)::bigint as count from security_events"
+            " where account_id = %(a)s and session_id = %(s)s",
+            {"a": row["account_id"], "s": row["id"]},
+        )[0]["count"]
+        if counted < foreign:
+            self.fail("heartbeats of another session were not counted", f"{name}: {counted} of {foreign}")
 
     def _check_versions(
         self,
@@ -543,6 +593,7 @@ class Auditor:
                 expires = grants[grant]["expires_at"]
                 if expires is None or _us(expires) > _us(entry["created_at"]) + 2 * self._skew:
                     self.fail("an expiry before its time", str(grant))
+        self._audit_times(done["grant"], grants, entries)
         asked_voids = {one.path.split("/")[3] for one in done["void"]}
         for entry in entries:
             if entry["kind"] == "void" and entry["natural_key"].startswith("void:"):
@@ -562,6 +613,30 @@ class Auditor:
         self._sums_agree(kept, "refund", sum(_micros(one.answer["amount"]) for one in refunded))
         self._audit_ratings(entries, done["rerate"])
         self._sums_agree(entries, "charge", -sum(row["charged"] or 0 for row in sessions))
+
+    def _audit_times(
+        self,
+        given: Sequence[Acknowledged],
+        grants: Mapping[str, Mapping[str, Any]],
+        entries: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Grants count from when on they were to, and no longer than they were to."""
+        begun = {
+            _public(Kind.GRANT, {**entry, "id": entry["grant_id"]}): _us(entry["created_at"])
+            for entry in entries
+            if entry["kind"] == "grant"
+        }
+        now = self._clock.now() - DUE_WITHIN
+        for one in given:
+            grant, asked = one.answer["id"], one.asked
+            row = grants[grant]
+            effective = _instant(asked["effective_at"]) if "effective_at" in asked else None
+            if effective is not None and begun.get(grant, effective) < effective - 2 * self._skew:
+                self.fail("a grant before its time", grant)
+            if grant not in begun and row["state"] != "voided" and (effective or 0) < now:
+                self.fail("a grant that never came", grant)
+            if "expires_at" in asked and _instant(asked["expires_at"]) < now and row["remaining"]:
+                self.fail("a grant after its time", f"{grant}: {row['remaining']}")
 
     def _audit_ratings(self, entries: Sequence[Mapping[str, Any]], asked: Sequence[Acknowledged]) -> None:
         """Ratings that were asked for are there; all of them together lead from the first charges to the last ones."""

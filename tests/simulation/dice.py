@@ -13,13 +13,15 @@ FAULTS: Final[Mapping[str, tuple[str, ...]]] = {
     "start": (
         "400 usage_limit_exceeded", "400 project_disabled", "400 moderation_error", "400 invalid_input", "401", "403",
         "429", "unreachable", "500", "500 after", "redirect", "slow", "hang", "hang after", "drop before", "drop after",
-        "malformed", "no connection", "wrapped 500", "names another",
+        "malformed", "no connection", "wrapped 500", "names another", "404", "422", "400 without json",
+        "connect timeout", "no place",
     ),
     "timeline": (
         "401", "403", "404", "429", "500", "redirect", "slow", "hang", "drop", "half", "malformed", "nan", "huge",
         "negative", "missing type", "missing seconds", "unknown type", "shrinks", "foreign page", "loop", "odd page",
-        "total changes", "revised", "revised much", "slow pages",
+        "total changes", "revised", "revised much", "slow pages", "wrapped 500", "endless",
     ),
+    "end": ("404", "409", "500", "drop before", "drop after", "hang after"),
     "heartbeat": ("lost", "doubled", "late", "foreign", "odd body", "long after"),
     "network": ("request lost", "answer lost", "doubled", "late"),
 }  # fmt: skip
@@ -32,7 +34,7 @@ RARE: Final = frozenset({
 """A tenth as likely as their group: one of them in the final timeline sends the session into review."""
 
 
-FAVOUR: Final = {"start": 0.9, "timeline": 0.3, "heartbeat": 0.3, "network": 0.3}
+FAVOUR: Final = {"start": 0.9, "end": 0.9, "timeline": 0.3, "heartbeat": 0.3, "network": 0.3}
 """How likely the favourite strikes. Starts are few."""
 
 ALL: Final = tuple((group, fault) for group, faults in FAULTS.items() for fault in faults)

@@ -17,6 +17,9 @@ POINTS: Final = (
 )  # fmt: skip
 """Transactions in which something can happen: the operation, and the how manieth of it."""
 
+HIDDEN: Final = ("boot/2", "boot/4", "pull/1", "pull/2", "receiving/1", "slice/1", "end/1")
+"""Further ones, in which something happens now and then. Of each some way or other must have happened."""
+
 AMBUSHES: Final = tuple((point, kind) for point in POINTS for kind in TRAPS)
 MAIN_S: Final = 600
 
@@ -100,6 +103,15 @@ def plan_of(seed: int) -> Plan:
     if boast.random() < 0.2:
         # While it runs, more is told of a session than there was time for.
         plan(boast.choice(starts) + 65 * US_PER_S, "second thoughts", how="revised much")
+    ends = rng(seed, "end")
+    for when in starts if ALL[seed % len(ALL)][0] == "end" else starts[:1] if ends.random() < 0.15 else ():
+        plan(when + int(ends.uniform(5, 40) * US_PER_S), "end")
+    hidden = rng(seed, "hidden")
+    if hidden.random() < 0.4:
+        point, how = hidden.choice(HIDDEN), hidden.choice(TRAPS)
+        plan(0, "ambush", point=point, how=how)
+        if point.startswith("pull"):
+            plan(hidden.choice(starts) + 40 * US_PER_S, "pull")
     # Drawn by itself, so that what else a seed plans stays as it was.
     away = rng(seed, "away")
     if away.random() < 0.06:

@@ -97,8 +97,13 @@ class Call:
     limit: int
     webhook: str
     started_at: int
+    name: str
     beats: list[Beat] = field(default_factory=list)
     pulls: list[Pulled] = field(default_factory=list)
+    answered: bool = False
+    """Whether the provider answered the start as it should. The answer may still have been lost."""
+    ended_at: int | None = None
+    """When somebody had it ended."""
     rewritten: str | None = None
     """How the provider tells it from now on, though it told it otherwise before: a lie that it stays with."""
 
@@ -110,7 +115,8 @@ class Call:
     def left_at(self) -> int:
         """When the agent dies."""
         leaves = self.conversation.leaves
-        return self.connected_at + (self.limit if leaves is None else min(leaves, self.limit))
+        left_at = self.connected_at + (self.limit if leaves is None else min(leaves, self.limit))
+        return left_at if self.ended_at is None else max(self.started_at, min(left_at, self.ended_at))
 
     def said(self, until: int) -> list[tuple[str, int, int]]:
         """Who said what when, up to ``until``, by the world's clock: (type, from, to)."""
@@ -200,6 +206,8 @@ class Provider(httpx.AsyncBaseTransport):
         if path.endswith("/start"):
             return await self._start(json.loads(request.content))
         number = path.split("/")[-2]
+        if path.endswith("/end"):
+            return await self._end(number)
         return await self._timeline(number, request.url.params.get("page"), str(request.url))
 
     # The rate
@@ -237,12 +245,18 @@ class Provider(httpx.AsyncBaseTransport):
         if fault is None:
             fault = self._dice.strike("start", name, self.asked[webhook])
         await asyncio.sleep(rng(self._dice.seed, "start time", name).uniform(0.05, 0.6))
+        if fault == "400 without json":
+            return _json(400, "<html>no</html>")
         if fault in REFUSALS:
             kind = fault.removeprefix("400 ")
             return _json(400, json.dumps({"type": kind, "message": f"the provider says {kind}"}))
         match fault:
-            case "401" | "403":
+            case "401" | "403" | "404" | "422":
                 return _json(int(fault), "{}")
+            case "connect timeout":
+                raise httpx.ConnectTimeout("nobody there")
+            case "no place":
+                raise httpx.PoolTimeout("all connections are in use")
             case "429":
                 return self._told_to_wait(429, 8)
             case "unreachable":
@@ -284,6 +298,7 @@ class Provider(httpx.AsyncBaseTransport):
             "scenario": name,
             "connection_details": {"url": "wss://rtc.example", "token": f"join-{call.id}"},
         }
+        call.answered = named == call.id
         return _json(200, json.dumps(answer))
 
     def begin(self, name: str, user: str, limit: int, webhook: str) -> Call:
@@ -296,6 +311,7 @@ class Provider(httpx.AsyncBaseTransport):
             limit=limit,
             webhook=urlsplit(webhook).path,
             started_at=self._clock.now(),
+            name=name,
         )
         self.calls[call.id] = call
         self._spawn(self._beat(call))
@@ -306,6 +322,25 @@ class Provider(httpx.AsyncBaseTransport):
         task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _end(self, session_id: str) -> httpx.Response:
+        call = self.calls.get(session_id)
+        if call is None:
+            return _json(404, '{"error": "no such session"}')
+        fault = self._dice.strike("end", call.number, self._clock.now())
+        await asyncio.sleep(0.1)
+        match fault:
+            case "404" | "409" | "500":
+                return _json(int(fault), '{"error": "no"}')
+            case "drop before":
+                raise httpx.RemoteProtocolError("the server went away")
+        call.ended_at = min(self._clock.now(), call.ended_at or self._clock.now())
+        match fault:
+            case "drop after":
+                raise httpx.ReadError("the connection is lost")
+            case "hang after":
+                await asyncio.sleep(3600)
+        return _json(200, "{}")
 
     # Heartbeats
 
@@ -386,6 +421,11 @@ class Provider(httpx.AsyncBaseTransport):
                 raise httpx.RemoteProtocolError("the server went away")
             case "malformed":
                 return _json(200, '{"values": [')
+            case "wrapped 500":
+                return _json(200, '{"status": 500, "body": {"error": "broken"}}')
+            case "endless":
+                crumbs = ",".join([_value({"type": "silence", "seconds": "0.1"})] * PAGE)
+                return _json(200, f'{{"values": [{crumbs}], "next_page": {position + PAGE}, "total_count": 99999999}}')
         values = call.values(self._clock.now())
         texts = [_value(value) for value in values]
         if call.rewritten is not None and values:

@@ -79,6 +79,7 @@ def world_settings() -> Settings:
     return load_settings(
         database_url="postgresql://of.the/world",
         gabber_base_url=BASE,
+        gabber_capabilities="end",
         gabber_api_key="simulated-provider-key",
         public_url=PUBLIC_URL,
         secret="simulated-secret",
@@ -277,6 +278,8 @@ class World:
                 final = answer.status < 500 or (request.operation == "start" and answer.status in _DEFINITE)
                 if final and answer.problem != "idempotency-in-flight":
                     self.seen[f"{request.operation} {answer.status} {answer.problem}".rstrip()] += 1
+                    if request.operation == "start" and answer.status == 201 and answer.json()["connection_details"]:
+                        self.auditor.joined.add(str(request.body["scenario"]))
                     if answer.status < 300:
                         self.auditor.acknowledge(
                             request.key,
@@ -365,7 +368,7 @@ class World:
                 await self.ask(self._request(event, "adjust", path, body))
             case "limits":
                 path = f"/v1/users/{_segment(args['user'])}"
-                self.auditor.may_be_below.add(args["user"])
+                self.auditor.limit_changes(args["user"], args["change"])
                 body = {**args["change"], "reason": "a test"}
                 await self.ask(self._request(event, "limits", path, body, "PATCH"))
             case "card":
@@ -388,6 +391,8 @@ class World:
                     await self._decide(event, session, args["action"])
             case "pull":
                 await self._pull(event)
+            case "end":
+                await self._end(event)
             case "look":
                 await self._look(event)
             case "odd":
@@ -447,6 +452,7 @@ class World:
             body["time_limit_s"] = event.args["asked"]
         if self.auditor.published(event.args.get("card")):
             body["rate_card"] = event.args["card"]
+        self.auditor.wanted[name] = event.args["asked"]
         request = self._request(event, "start", "/v1/sessions", body)
         answer = await self.ask(request)
         if answer is not None and answer.status == 504 and rng(self.plan.seed, "again", event.number).random() < 0.5:
@@ -460,6 +466,8 @@ class World:
         name = f"s{event.number}"
         self.provider.conversations[name] = conversation_of(self.plan.seed, event.number, SAFE)
         body = {"user_id": args["user"], "persona": args["user"], "scenario": name, "time_limit_s": args["asked"]}
+        self.auditor.wanted[name] = args["asked"]
+        self.auditor.adopted.add(name)
         answer = await self.ask(self._request(event, "start", "/v1/sessions", {**body, "start": False}))
         webhook = answer.json().get("webhook") if answer is not None and answer.status == 201 else None
         if answer is not None and webhook is not None:
@@ -506,6 +514,20 @@ class World:
             self.seen[f"pull {answer.status} {answer.problem}".rstrip()] += 1
             self.say(f"pull: {answer.status} {answer.problem}")
         self.check("pull")
+
+    async def _end(self, event: Event) -> None:
+        """An operator has all sessions ended; whether they were, their heartbeats and timelines will tell."""
+        for session in self.auditor.sessions():
+            process = self._pick("end", event.number, session)
+            if process is None:
+                return
+            answer = await process.call(
+                "end", "POST", f"/v1/sessions/{session}/end", headers={"idempotency-key": session}
+            )
+            if answer is not None:
+                self.seen[f"end {answer.status} {answer.problem}".rstrip()] += 1
+                self.say(f"end: {answer.status} {answer.problem}")
+            self.check("end")
 
     def _tempt(self) -> None:
         """While the provider wants no requests, somebody asks each process to pull."""

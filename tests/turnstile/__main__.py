@@ -60,9 +60,13 @@ def _asked(arguments: Sequence[str] | None) -> Asked:
         if len(names) != 1:
             parser.error("--schedule needs one --pair")
         try:
-            read_schedule(given.schedule)
+            read_schedule(given.schedule, len(MEETINGS[names[0]].actors))
         except ValueError as error:
             parser.error(str(error))
+    if not 1 <= given.share <= 100:
+        parser.error("--share is 1 to 100 percent")
+    if given.most is not None and given.most < 1:
+        parser.error("--most is one run at least")
     return Asked(
         [MEETINGS[name] for name in names], given.schedule, given.most, given.share, given.seed, given.outcomes
     )

@@ -67,9 +67,10 @@ def written(schedule: Sequence[int]) -> str:
     return "".join(f"{LETTERS[actor]}{len(list(steps))}" for actor, steps in itertools.groupby(schedule))
 
 
-def read_schedule(text: str) -> list[int]:
-    if not re.fullmatch(rf"([{LETTERS}]\d+)*", text):
-        raise ValueError(f"a schedule is letters with numbers, as in a12b3: {text!r}")
+def read_schedule(text: str, actors: int = len(LETTERS)) -> list[int]:
+    """Who goes on, step by step. Raises ``ValueError`` for what is no schedule of so many actors."""
+    if not re.fullmatch(rf"([{LETTERS[:actors]}]\d+)*", text):
+        raise ValueError(f"a schedule is letters of the {actors} actors with numbers, as in a12b3: {text!r}")
     return [LETTERS.index(who) for who, count in re.findall(r"([a-z])(\d+)", text) for _ in range(int(count))]
 
 
