@@ -510,7 +510,31 @@ BUGS: Final = (
                 "    left = MicroCredits(sum(debit.left for debit in book.debits))\n    if not left:\n",
             ),
         ),
-        found_by=Run(Layer.SIM, seed=158),
+        found_by=Run(Layer.SIM, seed=115),
+    ),
+    Bug(
+        name="empty-room-pays",
+        does="a session that only a heartbeat confirmed is charged from its first second on",
+        patches=(
+            Patch(
+                "app.heartbeats.binding",
+                "charge_from=None if adopted else ChargeFrom.FIRST_USER_SPEECH.value,",
+                "charge_from=None,",
+            ),
+        ),
+        found_by=Run(Layer.SIM, seed=13),
+    ),
+    Bug(
+        name="write-off-charged",
+        does="what an operator writes off is charged all the same",
+        patches=(
+            Patch(
+                "app.settlement.charges",
+                "    wanted = MicroCredits(0) if free else final.amount\n",
+                "    wanted = final.amount\n",
+            ),
+        ),
+        found_by=Run(Layer.SIM, seed=19),
     ),
     Bug(
         name="contradictions-settled",

@@ -570,3 +570,34 @@ async def test_a_session_is_over_by_its_limit_even_if_no_timeline_can_be_had(tal
     talktime.provider.timeline_status = 200
     talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", 425))
     assert (await talktime.settle(session))["charged"] == "10"
+
+
+# Asking for a pull is no way round a wait
+
+
+async def test_asking_for_a_pull_frees_no_hold_of_a_review_before_its_time(talktime: World) -> None:
+    user, session = await live(talktime)
+    talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", "null"))
+    reviewed = await talktime.settle(session)
+    assert reviewed["state"] == "review"
+    held = (await talktime.balance(user))["held"]
+    assert held != "0"
+    for _ in range(3):
+        talktime.clock.advance(60)
+        response = await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile")
+        assert (response.status_code, response.json()["state"]) == (200, "review")
+    assert (await talktime.balance(user))["held"] == held
+    talktime.clock.advance(86_400)
+    await talktime.reconcile()
+    assert (await talktime.balance(user))["held"] == "0"
+
+
+async def test_asking_for_a_pull_gives_up_no_start_before_its_time(talktime: World) -> None:
+    user = talktime.user()
+    await talktime.grant(user, "1000")
+    session = await talktime.start_unconfirmed(user)
+    for _ in range(3):
+        talktime.clock.advance(50)
+        response = await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile")
+        assert (response.status_code, response.json()["state"]) == (200, "unconfirmed")
+    assert (await talktime.balance(user))["held"] != "0"

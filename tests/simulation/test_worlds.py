@@ -88,4 +88,4 @@ def test_the_ambushes_go_round() -> None:
         for event in plan_of(seed).events:
             if event.kind == "ambush":
                 seen.add((event.args["point"], event.args["how"]))
-    assert seen == set(AMBUSHES)
+    assert seen >= set(AMBUSHES)
