@@ -210,6 +210,15 @@ async def settled(stage: Stage) -> Made:
     return made
 
 
+async def amended(stage: Stage) -> Made:
+    """It was settled; the provider has told more since, and the planned look for that is due."""
+    made = await settled(stage)
+    talktime = stage.seats[0].world
+    talktime.provider.say(made.session["provider_session_id"], ("agent", 12), ("silence", 30))
+    talktime.clock.advance(100_000)
+    return made
+
+
 async def _cards(talktime: World) -> None:
     for name, rate, silence in (("cheap", "30", "30"), ("dear", "120", "120"), ("quiet", "60", "0")):
         rates = {"user": rate, "agent": rate, "silence": silence}

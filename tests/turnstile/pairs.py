@@ -281,6 +281,30 @@ PAIRS: Final = (
         must=_both("200", "409 session-not-in-review"),
     ),
     Meeting(
+        name="late-look/late-look",
+        actors=[("reconcile", acts.reconciling), ("reconcile", acts.reconciling)],
+        prepare=acts.amended,
+        must=_both("rated_again", "not_ours"),
+    ),
+    Meeting(
+        name="late-look/refund",
+        actors=[("reconcile", acts.reconciling), ("refund", acts.correcting("refund"))],
+        prepare=acts.amended,
+        must=frozenset({("rated_again", "201")}),
+    ),
+    Meeting(
+        name="late-look/rerate",
+        actors=[("reconcile", acts.reconciling), ("rerate", acts.correcting("rerate", rate_card="dear"))],
+        prepare=acts.amended,
+        must=frozenset({("rated_again", "200")}),
+    ),
+    Meeting(
+        name="late-look/heartbeat",
+        actors=[("reconcile", acts.reconciling), ("heartbeat", acts.beating)],
+        prepare=acts.amended,
+        must=frozenset({("rated_again", "204")}),
+    ),
+    Meeting(
         name="adjust/settle",
         actors=[("adjust", acts.adjusting("-400")), ("reconcile", acts.reconciling)],
         prepare=acts.over,
