@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import random
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,7 +25,7 @@ from tests.storm.facts import Facts
 from tests.storm.processes import Front, Worker, command, free_ports, simulator
 from tests.storm.reading import GRANTED, NOT_YET, Provider, ask, calls_of, stored_sessions
 from tests.storm.weather import FAULTS, never_struck
-from tests.support.postgres import open_folder
+from tests.support.postgres import open_folder, scratch_folder
 
 ADMIN_KEY: Final = "storm-admin-key-0123456789"
 TOLD: Final = 10
@@ -55,7 +54,7 @@ class Storm:
 def main() -> int:
     storm = _arguments()
     print(f"seed {storm.seed}: {storm.sessions} sessions, the clock at {storm.speed} times real time", flush=True)
-    for folder in open_folder(Path(tempfile.gettempdir())):
+    for folder in open_folder(scratch_folder()):
         settings = load_settings(data_dir=folder, database_url=None)
         with database_of(settings, for_long=True) as databases:
             return asyncio.run(_happen(storm, folder, databases.service))
@@ -66,14 +65,14 @@ def _arguments() -> Storm:
     parser = argparse.ArgumentParser(prog="python -m tests.storm", description=__doc__)
     parser.add_argument("--sessions", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1_000_000))
-    parser.add_argument("--speed", type=int, default=30, help="how many times as fast as real time")
+    parser.add_argument("--speed", type=int, default=10, help="how many times as fast as real time")
     parser.add_argument("--per-s", type=float, default=5.0, help="sessions started in a real second")
-    parser.add_argument("--rate", type=int, default=5, help="requests a second that the provider takes, on the clock")
+    parser.add_argument("--rate", type=int, default=20, help="requests a second that the provider takes, on the clock")
     arguments = parser.parse_args()
     if arguments.sessions < 1 or arguments.per_s <= 0:
         parser.error("at least one session, and some each second")
     # A short storm has no time to wait long for evidence.
-    evidence_wait_s = 2400 if arguments.sessions >= LONG else 450
+    evidence_wait_s = 1800 if arguments.sessions >= LONG else 450
     return Storm(**vars(arguments), evidence_wait_s=evidence_wait_s)
 
 
@@ -242,7 +241,7 @@ def _print(facts: Facts, customers: Customers, workers: Sequence[Worker], struck
         "in review": _counted(
             Counter(session.why.split(":")[0] for session in facts.stored if session.state == "review")
         ),
-        "failed": _counted(Counter(session.why.split(":")[0] for session in facts.stored if session.state == "failed")),
+        "failed": _counted(Counter(session.why for session in facts.stored if session.state == "failed")),
         "kills": f"{_counted({worker.name: worker.kills for worker in workers})}; up again within "
         f"{max(worker.starting_s for worker in workers):.1f} s",
         "requests of customers": f"{customers.asked}: {_counted(customers.answers)}",

@@ -18,15 +18,17 @@ import httpx
 
 TALKTIME: Final = (sys.executable, "-m", "app.cli")
 READY_S: Final = 60.0
-KILLED_AFTER_S: Final = (2.0, 8.0)
+KILLED_AFTER_S: Final = (2.0, 12.0)
 """A service is killed so long after it has become ready."""
 
 _PIECE: Final = 1 << 16
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """This process's variables without settings of Talktime but those given."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("TALKTIME_")} | dict(settings)
+    """This process's variables; of settings of Talktime only those given, and compiled modules are kept."""
+    return {
+        name: value for name, value in os.environ.items() if not name.startswith(("TALKTIME_", "PYTHONDONT"))
+    } | dict(settings)
 
 
 def free_ports(count: int) -> list[int]:
