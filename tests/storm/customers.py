@@ -38,10 +38,15 @@ class Customers:
     provider_key: str
     seed: int
     users: int
+    longest_s: int
     told: list[Told] = field(default_factory=list)
     granted: int = 0
     answers: Counter[str] = field(default_factory=Counter)
     asked: int = 0
+
+    def started(self) -> int:
+        """How many sessions the provider has certainly started, as customers were told."""
+        return sum(told.outcome == "started" and not told.persona.startswith(OWN) for told in self.told)
 
     async def publish(self) -> None:
         for name, card in CARDS.items():
@@ -73,7 +78,7 @@ class Customers:
             "user_id": f"u-{user}",
             "persona": persona,
             "scenario": scenario,
-            "time_limit_s": chance.randint(45, 300),
+            "time_limit_s": chance.randint(45, self.longest_s),
             "rate_card": chance.choice(list(CARDS)),
         }
         if adopted:
