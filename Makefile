@@ -55,6 +55,10 @@ turnstile: setup ## all orders of two or three at once: make turnstile, or with 
 	@$(BIN)/python -m tests.turnstile $(if $(PAIR),--pair $(PAIR)) $(if $(SCHEDULE),--schedule $(SCHEDULE)) \
 		--share $(or $(SHARE),100) --seed $(or $(SEED),1) $(if $(MOST),--most $(MOST))
 
+.PHONY: storm
+storm: setup ## real processes, killed every few seconds, all faults at once: make storm, or make storm SESSIONS=200 SEED=7
+	@$(BIN)/python -m tests.storm --sessions $(or $(SESSIONS),2000) $(if $(SEED),--seed $(SEED))
+
 .PHONY: bugzoo
 bugzoo: setup ## planted bugs, each against the layer that finds it: make bugzoo, or make bugzoo BUG=gap-off-by-one
 	@$(BIN)/python -m tests.bugzoo $(BUG)

@@ -42,6 +42,9 @@ PATIENCE: Final[dict[Purpose, Micros]] = {
 }
 """So long a request waits for its instant to be given, beyond the reach that its purpose has."""
 
+HELD_PATIENCE: Final = Micros(5 * US_PER_S)
+"""So long a start waits for another permit if the first lapsed while its hold was made: too late to send it away."""
+
 READY_PATIENCE: Final = Micros(10 * US_PER_S)
 """So long a request whose permits keep lapsing, on a machine that is too busy to use them, asks for others."""
 
@@ -71,7 +74,10 @@ class ProviderBudget:
 
     async def reserve(self, purpose: Purpose) -> Permit | NotNow:
         """See the port. Raises :class:`~app.db.database.DatabaseUnavailable`."""
-        give_up = self._clock.now() + PATIENCE[purpose]
+        return await self._reserve(purpose, PATIENCE[purpose])
+
+    async def _reserve(self, purpose: Purpose, patience: Micros) -> Permit | NotNow:
+        give_up = self._clock.now() + patience
         lead = Micros(0)
         while True:
             now = self._clock.now()
@@ -105,7 +111,7 @@ class ProviderBudget:
                 if now > give_up:
                     return NotNow(wait=Micros(US_PER_S))
             try:
-                reserved = await self.reserve(purpose)
+                reserved = await self._reserve(purpose, max(PATIENCE[purpose], HELD_PATIENCE))
             except DatabaseUnavailable:
                 return NotNow(wait=Micros(US_PER_S))
             if isinstance(reserved, NotNow):

@@ -19,11 +19,12 @@ from app.simulator.config import MAX_TIME_LIMIT_S, Envelope, NextPage, Simulator
 from app.simulator.faults import InvalidFault, parse_settings
 from app.simulator.poster import checked_webhook
 from app.simulator.script import Script, Segment
-from app.simulator.world import Heartbeat, Session, World
+from app.simulator.world import Call, Heartbeat, Session, World
 
 MAX_REQUEST_BYTES: Final = 64 * 1024
 MAX_NAME_CHARS: Final = 200
 MAX_SESSIONS_LISTED: Final = 1000
+MAX_CALLS_LISTED: Final = 10_000
 
 _FOREIGN_ORIGIN: Final = "https://elsewhere.example"
 _RETRY_AFTER: Final = {"retry-after": "1"}
@@ -54,6 +55,7 @@ def app(config: SimulatorConfig) -> Starlette:
         route("/api/v1/session/{id}/end", "POST", provider.end),
         route("/sim/sessions", "GET", control.sessions),
         route("/sim/sessions/{id}", "GET", control.session),
+        route("/sim/calls", "GET", control.calls),
         route("/sim/faults", "GET", control.faults),
         route("/sim/faults", "PUT", control.set_faults),
     ]
@@ -111,6 +113,7 @@ class _Provider:
         self._world = world
 
     async def start(self, request: Request) -> Response:
+        call = self._world.call("start")
         try:
             fields = await _body(request)
         except InvalidJson as error:
@@ -118,12 +121,14 @@ class _Provider:
         asked = self._asked(fields)
         if isinstance(asked, str):
             return _invalid(asked)
-        fault = self._world.faults.strike("start")
+        call.persona = str(fields["persona"]) if isinstance(fields, dict) else None
+        call.fault = fault = self._world.faults.strike("start")
         if fault in _REFUSALS and fault not in _AFTERWARDS:
             return _REFUSALS[fault]()
         session = asked()
         if session is None:
             return _json(500, {"error": "too many sessions"})
+        call.session = session.id
         if fault in _REFUSALS:
             return _REFUSALS[fault]()
         if fault == "slow":
@@ -168,10 +173,11 @@ class _Provider:
         return int(value) if 1 <= int(value) <= MAX_TIME_LIMIT_S else None
 
     async def end(self, request: Request) -> Response:
+        call = self._world.call("end", request.path_params["id"])
         session = self._world.sessions.get(request.path_params["id"])
         if session is None:
             return _REFUSALS["404"]()
-        fault = self._world.faults.strike("end")
+        call.fault = fault = self._world.faults.strike("end")
         if fault in _REFUSALS and fault not in _AFTERWARDS:
             return _REFUSALS[fault]()
         if fault != "ignored":
@@ -184,6 +190,7 @@ class _Provider:
         return Response(text[:-10] if fault == "malformed" else text, media_type="application/json")
 
     async def timeline(self, request: Request) -> Response:
+        call = self._world.call("timeline", request.path_params["id"])
         session = self._world.sessions.get(request.path_params["id"])
         if session is None:
             return _REFUSALS["404"]()
@@ -191,7 +198,7 @@ class _Provider:
         position = _position(request.query_params.get("page"), config.next_page)
         if position is None:
             return _invalid("page: no such page")
-        fault = self._world.faults.strike("timeline")
+        call.fault = fault = self._world.faults.strike("timeline")
         if fault in _REFUSALS:
             return _REFUSALS[fault]()
         if fault == "slow":
@@ -299,6 +306,13 @@ class _Control:
         }
         return _json(200, _summary(session, now) | truth)
 
+    async def calls(self, request: Request) -> Response:
+        first = request.query_params.get("first", "0")
+        if not (first.isascii() and first.isdigit() and len(first) <= 9):
+            return _json(422, {"type": "invalid_input", "message": "first must be a whole number"})
+        total, calls = self._world.calls(int(first), MAX_CALLS_LISTED)
+        return _json(200, {"data": [_called(call) for call in calls], "total": total})
+
     async def faults(self, _: Request) -> Response:
         return _json(200, self._world.faults.report())
 
@@ -343,4 +357,15 @@ def _record(heartbeat: Heartbeat) -> dict[str, object]:
         "status": heartbeat.status,
         "fault": heartbeat.fault,
         "failure": heartbeat.failure,
+        "done_at": None if heartbeat.done_at is None else format_instant(heartbeat.done_at),
+    }
+
+
+def _called(call: Call) -> dict[str, object]:
+    return {
+        "at": format_instant(call.at),
+        "operation": call.operation,
+        "persona": call.persona,
+        "session_id": call.session,
+        "fault": call.fault,
     }

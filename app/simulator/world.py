@@ -5,6 +5,7 @@ import json
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 from urllib.parse import SplitResult
 
@@ -22,6 +23,9 @@ MAX_HEARTBEATS_KEPT: Final = 5_000
 MAX_HEARTBEATS_WAITING: Final = 5_000
 """Heartbeats on their way at once, in all sessions; one that is due beyond it is dropped and recorded as such."""
 
+MAX_CALLS_KEPT: Final = 200_000
+"""Records of the provider's calls, the latest ones."""
+
 RETRY_AFTER_FAILURE: Final = Micros(US_PER_S)
 
 
@@ -36,6 +40,22 @@ class Heartbeat:
     status: int | None = None
     """The answer; ``None``: none yet, or none at all."""
     failure: str | None = None
+    done_at: Instant | None = None
+    """When the answer was there, or its failure known: if it arrived at all, it had by then."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Call:
+    """A start, a pull of a page or an end that was asked for, whatever was answered."""
+
+    at: Instant
+    """When it came."""
+    operation: str
+    persona: str | None = None
+    """Of a start."""
+    session: str | None = None
+    """Whom it was about, or what was started by it; ``None``: nothing."""
+    fault: str | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,6 +115,8 @@ class World:
         self._conversations = config.randomness("conversations")
         self._ids = TimeOrderedIds(config.clock, config.randomness("ids"))
         self._sessions: dict[str, Session] = {}
+        self._calls: deque[Call] = deque(maxlen=MAX_CALLS_KEPT)
+        self._called = 0
         self._poster = Poster()
         self._posting: set[asyncio.Task[None]] = set()
 
@@ -102,6 +124,22 @@ class World:
     def sessions(self) -> Mapping[str, Session]:
         """By id, in the order of their starts."""
         return self._sessions
+
+    def call(self, operation: str, session: str | None = None) -> Call:
+        """A record of a call that comes now; what is found out about it later is put into it."""
+        call = Call(at=self.clock.now(), operation=operation, session=session)
+        self._calls.append(call)
+        self._called += 1
+        return call
+
+    def calls(self, first: int, most: int) -> tuple[int, list[Call]]:
+        """How many calls there were, and at most ``most`` of them from number ``first`` (0: the very first) on.
+
+        Those that are no longer kept are left out.
+        """
+        forgotten = self._called - len(self._calls)
+        start = max(0, first - forgotten)
+        return self._called, list(islice(self._calls, start, start + most))
 
     def script_for(self, persona: str, scenario: str) -> Script | None:
         """What the start of ``scenario`` plays; ``None`` if this provider does not know persona or scenario."""
@@ -177,6 +215,7 @@ class World:
                 record.failure = None
             except PostFailed as error:
                 record.failure = str(error)
+            record.done_at = self.clock.now()
             if record.status is not None and record.status < 500 and record.status != 429:
                 return
 

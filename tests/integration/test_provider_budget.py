@@ -460,3 +460,20 @@ async def test_many_sessions_whose_pulls_fail_do_not_hide_the_others(
         fine = await live(talktime)
         talktime.clock.advance(600)
         assert str(talktime.key(fine).id) in await rounds(talktime)
+
+
+async def test_a_start_whose_permit_lapsed_while_its_hold_was_made_waits_for_another(
+    databases: WorkerDatabases,
+) -> None:
+    """It could be sent away before; now its session would have failed for it."""
+    clock = ManualClock()
+    async with budgets(databases.urls.service, 2, clock) as (one, other):
+        permit = await one.reserve(Purpose.START)
+        assert isinstance(permit, Permit)
+        clock.advance(1)
+        while isinstance(await other.reserve(Purpose.START), Permit):
+            pass
+        assert isinstance(await one.reserve(Purpose.START), NotNow), "whoever holds nothing yet is sent away"
+        before = clock.now()
+        assert await one.ready(Purpose.START, permit) is None
+        assert 0 < clock.now() - before <= 5 * US_PER_S

@@ -56,7 +56,7 @@ def test_one_comes_every_30_s_while_the_agent_lives(simulated: Provider, hook: R
     for record, (_, _, arrived) in zip(truth["heartbeats"], hook.posts, strict=True):
         sent_at = parse_instant(record["sent_at"])
         # On the clock that both share: due, sent, arrived, in this order and close together in real time.
-        assert parse_instant(record["due_at"]) <= sent_at <= arrived
+        assert parse_instant(record["due_at"]) <= sent_at <= arrived <= parse_instant(record["done_at"])
         assert arrived - parse_instant(record["due_at"]) < SPEED * US_PER_S
         assert (record["status"], record["fault"], record["failure"]) == (204, None, None)
     assert hook.connections == 1, "a connection is kept from one heartbeat to the next"

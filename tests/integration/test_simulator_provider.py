@@ -90,6 +90,7 @@ def test_a_start_that_cannot_be_read_is_refused(body: bytes, simulated: Provider
         ("POST", "/api/v1/session/x/end"),
         ("GET", "/sim/sessions"),
         ("PUT", "/sim/faults"),
+        ("GET", "/sim/calls"),
     ],
 )
 def test_nothing_is_open_without_the_key(method: str, path: str, key: str, simulated: Provider) -> None:
@@ -211,6 +212,44 @@ def test_faults_are_set_read_counted_and_refused(simulated: Provider) -> None:
     assert simulated.call("GET", "/sim/faults").json()["faults"] == report["faults"]
     simulated.misbehave()
     assert simulated.call("GET", "/sim/faults").json()["faults"] == {}
+
+
+def test_every_call_is_recorded_as_it_came() -> None:
+    with provider(speed=100) as simulated:
+        before = simulated.clock.now()
+        session_id = simulated.start("talk")
+        pull(simulated, session_id)
+        simulated.misbehave(timeline_500=1, start_400=1)
+        simulated.call("GET", f"/api/v1/session/{session_id}/timeline")
+        simulated.call("POST", START, json={"persona": "tutor", "scenario": "talk"})
+        simulated.call("POST", f"/api/v1/session/{session_id}/end")
+        simulated.call("POST", START, json=[])
+        told = simulated.call("GET", "/sim/calls").json()
+        names = ("operation", "persona", "session_id", "fault")
+        assert [tuple(call[name] for name in names) for call in told["data"]] == [
+            ("start", "default", session_id, None),
+            ("timeline", None, session_id, None),
+            ("timeline", None, session_id, "500"),
+            ("start", "tutor", None, "400"),
+            ("end", None, session_id, None),
+            ("start", None, None, None),
+        ]
+        instants = [before, *(parse_instant(call["at"]) for call in told["data"]), simulated.clock.now()]
+        assert instants == sorted(instants)
+        rest = simulated.call("GET", "/sim/calls?first=4").json()
+        assert rest == {"data": told["data"][4:], "total": 6}
+        assert simulated.call("GET", "/sim/calls?first=7").json() == {"data": [], "total": 6}
+        assert simulated.call("GET", "/sim/calls?first=-1").status_code == 422
+
+
+def test_old_calls_are_forgotten_and_their_numbers_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(world_module, "MAX_CALLS_KEPT", 2)
+    with provider(speed=100) as simulated:
+        for scenario in ("talk", "guide", "ghost"):
+            session_id = simulated.start(scenario)
+        told = simulated.call("GET", "/sim/calls?first=1").json()
+        assert (len(told["data"]), told["total"]) == (2, 3)
+        assert simulated.call("GET", "/sim/calls?first=2").json()["data"][0]["session_id"] == session_id
 
 
 def test_an_end_cuts_the_talk_at_that_moment(simulated: Provider) -> None:

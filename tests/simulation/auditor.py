@@ -505,7 +505,7 @@ class Auditor:
                 self.fail("a snapshot that the provider never gave", f"{call.id}: {item}")
             else:
                 honest = honest and pulled.honest
-            values = tuple(_value(value) for value in item["values"])
+            values = tuple(read_value(value) for value in item["values"])
             found.append(charging.Pull(q, r, values))
         return found, honest
 
@@ -704,7 +704,7 @@ def _micros(text: str) -> int:
     return -value if sign else value
 
 
-def _value(value: Any) -> tuple[str | None, Fraction | None]:
+def read_value(value: Any) -> tuple[str | None, Fraction | None]:
     """A segment as the auditor's own arithmetic takes it."""
     if not isinstance(value, dict):
         return None, None
