@@ -15,7 +15,6 @@ from sqlalchemy import Row, func, select, tuple_
 from app.core.charge import Charge
 from app.core.engines import UnknownEngine
 from app.core.ids import AccountThing
-from app.core.lifecycle import State
 from app.core.lossless_json import InvalidJson, dumps, loads
 from app.core.units import MicroCredits, format_credits
 from app.db.database import Database, Transaction
@@ -69,14 +68,14 @@ class Count:
 
 
 async def replay(transaction: Transaction, key: AccountThing) -> list[Replayed]:
-    """Each version of a settled session's charge, the settlement's first.
+    """Each version of a charged session's charge, the settlement's first.
 
     Raises a :class:`~app.errors.Problem`: 404, or 409 ``session-not-settled``.
     """
     session = await load_session(transaction, key)
     if session is None:
         raise unknown_session()
-    if session.state is not State.SETTLED:
+    if session.settled_at is None:
         raise Problem(SESSION_NOT_SETTLED, f"the session is {session.state}: there is no charge to replay yet")
     return await _replay_session(transaction, session)
 
@@ -84,13 +83,15 @@ async def replay(transaction: Transaction, key: AccountThing) -> list[Replayed]:
 async def replay_all(
     database: Database, different: Callable[[Replayed], object], *, progress: Progress = untold
 ) -> Count:
-    """Replay the charges of all settled sessions; what comes out otherwise is told to ``different`` at once.
+    """Replay the charges of all settled sessions, and of those that came back into review.
+
+    What comes out otherwise is told to ``different`` at once.
 
     A few sessions are in memory at a time, and no transaction is open for long.
     """
     count = Count()
     place = tuple_(sessions.c.account_id, sessions.c.id)
-    settled = sessions.c.state == State.SETTLED.value
+    settled = sessions.c.settled_at.is_not(None)
     page = select(*SESSION_COLUMNS).where(settled).order_by(sessions.c.account_id, sessions.c.id).limit(AT_ONCE)
     async with database.reading() as transaction:
         total = int((await transaction.execute(select(func.count()).where(settled))).scalar_one())

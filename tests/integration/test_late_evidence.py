@@ -7,6 +7,7 @@ import pytest
 
 from app.core.units import Instant, format_instant, parse_instant
 from app.settlement.reconciler import ACTOR, LATE_CHECK_PARTS, Outcome
+from app.settlement.replay import replay
 from tests.support.invariants import findings
 from tests.support.postgres import WorkerDatabases, ask
 from tests.support.problems import problem
@@ -167,6 +168,8 @@ async def test_a_timeline_that_shrank_is_for_a_person_to_judge(talktime: World) 
     assert (balance["balance"], balance["accrued"]) == ("985", "0"), "what is posted has not accrued as well"
     response = await talktime.client.post(f"/v1/sessions/{session['id']}/rerate", json={"reason": "x"})
     problem(response, 409, "session-not-settled")
+    async with talktime.service.database.reading() as transaction:
+        assert [one.differences for one in await replay(transaction, talktime.key(session))] == [()]
     assert await findings(talktime.service.database.conninfo) == []
 
 
