@@ -309,7 +309,10 @@ class Service:
         first = self._disagreement is None
         before = self._clock.now()
         self._disagreement = disagreement(before, await self.database.clock(), self._clock.now())
-        if first or abs(self._disagreement) <= MAX_DISAGREEMENT:
+        if first:
+            self._clock.set_first(self._disagreement)
+            self._disagreement = Micros(0)
+        elif abs(self._disagreement) <= MAX_DISAGREEMENT:
             self._clock.adjust(self._disagreement)
             self._disagreement = Micros(0)
         else:

@@ -46,6 +46,11 @@ class SystemClock:
         """Move the clock by ``disagreement`` (positive: forward). A move back shows as time standing still."""
         self._offset_us += disagreement
 
+    def set_first(self, disagreement: Micros) -> None:
+        """Move the clock before anything was stamped with it: a move back is no standing still then."""
+        self._offset_us += disagreement
+        self._latest = Instant(0)
+
     async def sleep(self, duration: Micros) -> None:
         await asyncio.sleep(self.real_seconds(duration))
 

@@ -33,7 +33,7 @@ class Due:
 
 
 _PULLED: Final = RECONCILED | {State.SETTLED}
-_settled = sessions.c.state == State.SETTLED.value
+_answers_to_requests = sessions.c.state.in_([State.SETTLED.value, State.REVIEW.value])
 
 
 def _due() -> Select[Any]:
@@ -79,7 +79,7 @@ class Leases:
         now = self._clock.now()
         token = self._ids.new()
         free = or_(sessions.c.lease_until.is_(None), sessions.c.lease_until < now)
-        due = or_(sessions.c.due_at.is_not(None), _settled) if even_if_not_due else sessions.c.due_at <= now
+        due = or_(sessions.c.due_at.is_not(None), _answers_to_requests) if even_if_not_due else sessions.c.due_at <= now
         async with self._database.transaction() as transaction:
             claimed = await transaction.execute(
                 update(sessions)

@@ -211,7 +211,7 @@ class Reconciler:
                 return Outcome.NOT_OURS
             async with self._database.reading() as transaction:
                 session = await load_session(transaction, key)
-            id_there = self._to_pull(session)
+            id_there = self._to_pull(session, asked=now_please)
             used = id_there is not None
         finally:
             if permit is not None and not used:
@@ -221,14 +221,34 @@ class Reconciler:
             await self._leases.release(key, token)
             return pulled
         charged = session is not None and session.state is State.SETTLED
-        return await self._write(key, token, pulled, charged=charged)
+        try:
+            return await self._write(key, token, pulled, charged=charged)
+        except DatabaseUnavailable:
+            raise
+        except Exception as error:
+            log.exception("reconcile.broke", session_id=str(key.id))
+            return await self._set_aside(key, token, type(error).__name__)
 
-    def _to_pull(self, session: Session | None) -> str | None:
-        """The provider's id of a session whose timeline is to be pulled."""
+    async def _set_aside(self, key: AccountThing, token: UUID, error: str) -> Outcome:
+        """What cannot be worked on is tried again, each time after a longer while; after too long it is a review."""
+        async with self._database.transaction() as transaction:
+            now = self._clock.now()
+            book = await open_book(transaction, self._ledger, key.account_id, now)
+            session = await load_session(transaction, key, lock=True)
+            if session is None or book is None or token != session.lease_token:
+                return Outcome.NOT_OURS
+            work = _Work(transaction, book, session, now, self._limits, self._randomness, self._receiving, self._ledger)
+            outcome = await work.put_off_what_broke(error)
+            await book.close()
+        return outcome
+
+    def _to_pull(self, session: Session | None, *, asked: bool) -> str | None:
+        """The provider's id of a session whose timeline is to be pulled; in review, only if somebody ``asked``."""
         if session is None:
             return None
         late = may_be_rated_again(session, self._clock.now(), self._limits.rerate_window)
-        return session.provider_session_id if session.state in RECONCILED or late else None
+        reviewed = asked and session.state is State.REVIEW
+        return session.provider_session_id if session.state in RECONCILED or late or reviewed else None
 
     async def _write(
         self, key: AccountThing, token: UUID, pulled: PulledTimeline | PullFailed | None, *, charged: bool = False
@@ -258,6 +278,11 @@ class Reconciler:
                     outcome = await work.put_off(pulled)
                 case State.REVIEW if due:
                     outcome = await work.free_the_credits_of_a_long_review()
+                case State.REVIEW if isinstance(pulled, PulledTimeline):
+                    outcome = await work.keep_for_the_review(pulled)
+                case State.REVIEW if isinstance(pulled, PullFailed):
+                    await change_session(transaction, session, **_RELEASED)
+                    outcome = Outcome.PULL_FAILED
                 case _:
                     await change_session(transaction, session, **_RELEASED)
                     outcome = Outcome.NOT_OURS
@@ -325,7 +350,9 @@ class _Work:
         session = self._session
         stored = await load_snapshots(self._transaction, session.key)
         since = stored[-1].pull.received_at if stored else session.requested_at
-        if self._now - since >= self._limits.evidence_wait:
+        # One failure is none: nobody may have asked for a long while before it. (Those by its rate are not counted.)
+        failing = session.attempts > 0 or failure.kind is PullFailure.RATE_LIMITED
+        if failing and self._now - since >= self._limits.evidence_wait:
             why = f"no usable timeline for {seconds(self._limits.evidence_wait)} s: {failure.kind.code}"
             await self._step(State.REVIEW, why, due_at=Instant(self._now + self._limits.review_after))
             return Outcome.REVIEW
@@ -339,6 +366,21 @@ class _Work:
         else:
             await change_session(self._transaction, session, attempts=attempts, due_at=due_at, **_RELEASED)
         log.info("pull.failed", session_id=session.public_id, kind=failure.kind.code, attempts=attempts)
+        return Outcome.PULL_FAILED
+
+    async def put_off_what_broke(self, error: str) -> Outcome:
+        """The evidence, or a mistake of ours, keeps the session from being worked on."""
+        session = self._session
+        attempts, wait = session.attempts + 1, self._backoff(session.attempts + 1)
+        running = session.state in RECONCILED
+        if running and session.attempts and self._now - session.requested_at >= self._limits.evidence_wait:
+            until = Instant(self._now + self._limits.review_after)
+            await self._step(State.REVIEW, f"it cannot be worked on: {error}", due_at=until)
+            return Outcome.REVIEW
+        due_at = None if session.due_at is None else self._soon(wait)
+        if session.state is State.SETTLED and not may_be_rated_again(session, self._now, self._limits.rerate_window):
+            due_at = None
+        await change_session(self._transaction, session, attempts=attempts, due_at=due_at, **_RELEASED)
         return Outcome.PULL_FAILED
 
     async def take_in(self, pulled: PulledTimeline) -> Outcome:
@@ -438,13 +480,23 @@ class _Work:
         if self._charge is not None:
             await self._charge.store(self._transaction, entry_ids)
 
+    async def keep_for_the_review(self, pulled: PulledTimeline) -> Outcome:
+        """More to judge by, for whoever decides: nothing but that changes."""
+        session = self._session
+        earlier = await load_snapshots(self._transaction, session.key)
+        if is_news(earlier, pulled):
+            await add_snapshot(self._transaction, session.key, pulled, earlier)
+        await change_session(self._transaction, session, **_RELEASED)
+        return Outcome.UPDATED
+
     # After settlement
 
     async def look_again(self, pulled: PulledTimeline | PullFailed | None, *, due: bool) -> Outcome:
         """Whether anything came after settlement that changes what the session costs: then the difference is posted.
 
-        Evidence that contradicts itself, such as a timeline that shrank, is no reason to give credits back: a person
-        must look. ``due``: the one look that is planned, which is put off until there is a timeline.
+        Evidence that contradicts itself, such as a timeline that shrank, or that would lower the charge in any other
+        way, gives no credits back by itself: a person must look. ``due``: the one look that is planned, which is put
+        off until there is a timeline.
         """
         session = self._session
         if not may_be_rated_again(session, self._now, self._limits.rerate_window):
@@ -466,8 +518,10 @@ class _Work:
             await self._book.close()
             return Outcome.UPDATED
         contradictions = contradicting(rating.rated.anomalies)
-        if contradictions:
-            why = "evidence that came after the session was settled contradicts itself: " + ", ".join(contradictions)
+        if contradictions or rating.rated.amount < rating.before:
+            told = ", ".join(contradictions)
+            why = f"contradicts itself: {told}" if told else "would lower its charge"
+            why = f"evidence that came after the session was settled {why}"
             await self._step(State.REVIEW, why, due_at=None, anomalies=_names(rating.rated))
             await self._book.close()
             return Outcome.REVIEW
@@ -499,8 +553,11 @@ class _Work:
         attempts, wait = self._session.attempts, self._limits.reconcile_interval
         if failure.kind is not PullFailure.RATE_LIMITED:  # that is no fault of the session's
             attempts += 1
-            wait = Micros(min(wait << min(attempts - 1, 16), MAX_BACKOFF))
+            wait = self._backoff(attempts)
         return attempts, Micros(max(wait, failure.retry_after or 0))
+
+    def _backoff(self, attempts: int) -> Micros:
+        return Micros(min(self._limits.reconcile_interval << min(attempts - 1, 16), MAX_BACKOFF))
 
     # Steps
 

@@ -173,6 +173,19 @@ async def test_a_timeline_that_shrank_is_for_a_person_to_judge(talktime: World) 
     assert await findings(talktime.service.database.conninfo) == []
 
 
+async def test_what_would_lower_the_charge_is_for_a_person_to_judge(talktime: World) -> None:
+    """By less than what counts as a timeline that shrank."""
+    user, session = await settled(talktime)
+    say(talktime, session, ("agent", 9.5), ("silence", 200))
+    assert await reconcile(talktime, session) is Outcome.REVIEW
+    shown = await talktime.session(session)
+    assert (shown["state"], shown["steps"][-1]["why"]) == (
+        "review",
+        "evidence that came after the session was settled would lower its charge",
+    )
+    assert await amounts(talktime, user) == [("charge", "-15")]
+
+
 async def reviewed(talktime: World) -> tuple[str, dict[str, Any]]:
     user, session = await settled(talktime)
     say(talktime, session, ("agent", 4), ("silence", 200))

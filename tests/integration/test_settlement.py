@@ -601,3 +601,61 @@ async def test_asking_for_a_pull_gives_up_no_start_before_its_time(talktime: Wor
         response = await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile")
         assert (response.status_code, response.json()["state"]) == (200, "unconfirmed")
     assert (await talktime.balance(user))["held"] != "0"
+
+
+async def test_a_pull_that_is_asked_for_in_review_is_kept_to_judge_by(talktime: World) -> None:
+    user, session = await live(talktime)
+    talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", "null"))
+    assert (await talktime.settle(session))["state"] == "review"
+    stored = snapshot_count(talktime, session)
+    talktime.provider.say(session["provider_session_id"], ("agent", 12), ("user", 4), ("silence", 30))
+    for _ in range(2):
+        response = await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile")
+        assert (response.status_code, response.json()["state"]) == (200, "review")
+    assert snapshot_count(talktime, session) == stored + 1
+    charge = await talktime.get(f"/v1/sessions/{session['id']}/charge")
+    assert (charge["final"], charge["proposed"]["amount"]) == (False, "16")
+    talktime.provider.timeline_status = 500
+    problem(await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile"), 502, "provider-unavailable")
+    assert (await talktime.session(session))["state"] == "review"
+    body = {"action": "settle", "reason": "seen"}
+    response = await talktime.client.post(f"/v1/sessions/{session['id']}/review", json=body)
+    assert (response.status_code, response.json()["charged"]) == (200, "16")
+    assert [entry["amount"] for entry in await entries(talktime, user, "charge")] == ["-16"]
+
+
+# What breaks
+
+
+async def test_a_session_that_cannot_be_worked_on_comes_into_review(talktime: World) -> None:
+    """The provider says more time than a column holds."""
+    user, session = await live(talktime)
+    many = [("silence", 999_999_999)] * 9_400
+    talktime.provider.say(session["provider_session_id"], *many)
+    talktime.clock.advance(60)
+    assert await reconcile(talktime, session) is Outcome.PULL_FAILED
+    problem(await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile"), 502, "provider-unavailable")
+    for _ in range(40):
+        talktime.clock.advance(3_961)
+        await talktime.reconcile()
+    shown = await talktime.session(session)
+    assert shown["state"] == "review"
+    assert shown["steps"][-1]["why"].startswith("it cannot be worked on: ")
+    talktime.clock.advance(86_400)
+    await talktime.reconcile()
+    assert (await talktime.balance(user))["held"] == "0"
+
+
+async def test_one_failed_pull_after_a_long_pause_of_ours_is_no_want_of_evidence(talktime: World) -> None:
+    _, session = await live(talktime)
+    talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", 20))
+    await talktime.heartbeats_until(session, 30)
+    await reconcile(talktime, session)
+    talktime.clock.advance(90_000)
+    talktime.provider.timeline_status = 500
+    await talktime.reconcile()
+    assert (await talktime.session(session))["state"] == "over", "past its limit, but not for a person to judge"
+    talktime.provider.timeline_status = 200
+    talktime.clock.advance(400)
+    await talktime.reconcile()
+    assert (await talktime.session(session))["state"] == "settled"
