@@ -377,7 +377,9 @@ class _Work:
             until = Instant(self._now + self._limits.review_after)
             await self._step(State.REVIEW, f"it cannot be worked on: {error}", due_at=until)
             return Outcome.REVIEW
-        due_at = None if session.due_at is None else self._soon(wait)
+        # Whoever asks out of turn changes no wait: that of a review, above all, ends with the release of its hold.
+        is_due = session.due_at is not None and session.due_at <= self._now
+        due_at = self._soon(wait) if is_due else session.due_at
         if session.state is State.SETTLED and not may_be_rated_again(session, self._now, self._limits.rerate_window):
             due_at = None
         await change_session(self._transaction, session, attempts=attempts, due_at=due_at, **_RELEASED)

@@ -627,6 +627,18 @@ async def test_a_pull_that_is_asked_for_in_review_is_kept_to_judge_by(talktime: 
 # What breaks
 
 
+async def test_a_pull_in_review_that_breaks_frees_nothing_before_its_time(talktime: World) -> None:
+    user, session = await live(talktime)
+    talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", "null"))
+    assert (await talktime.settle(session))["state"] == "review"
+    held = (await talktime.balance(user))["held"]
+    talktime.provider.say(session["provider_session_id"], *[("silence", 999_999_999)] * 9_400)
+    problem(await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile"), 502, "provider-unavailable")
+    talktime.clock.advance(4_000)
+    await talktime.reconcile()
+    assert (await talktime.balance(user))["held"] == held != "0"
+
+
 async def test_a_session_that_cannot_be_worked_on_comes_into_review(talktime: World) -> None:
     """The provider says more time than a column holds."""
     user, session = await live(talktime)
@@ -635,8 +647,8 @@ async def test_a_session_that_cannot_be_worked_on_comes_into_review(talktime: Wo
     talktime.clock.advance(60)
     assert await reconcile(talktime, session) is Outcome.PULL_FAILED
     problem(await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile"), 502, "provider-unavailable")
-    for _ in range(40):
-        talktime.clock.advance(3_961)
+    for _ in range(10):
+        talktime.clock.advance(9_001)
         await talktime.reconcile()
     shown = await talktime.session(session)
     assert shown["state"] == "review"
