@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.gabber import PulledTimeline
 from app.settlement.reconciler import Outcome
@@ -632,6 +633,7 @@ async def test_a_pull_in_review_that_breaks_frees_nothing_before_its_time(talkti
     talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", "null"))
     assert (await talktime.settle(session))["state"] == "review"
     held = (await talktime.balance(user))["held"]
+    # More time than a column holds.
     talktime.provider.say(session["provider_session_id"], *[("silence", 999_999_999)] * 9_400)
     problem(await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile"), 502, "provider-unavailable")
     talktime.clock.advance(4_000)
@@ -639,20 +641,27 @@ async def test_a_pull_in_review_that_breaks_frees_nothing_before_its_time(talkti
     assert (await talktime.balance(user))["held"] == held != "0"
 
 
-async def test_a_session_that_cannot_be_worked_on_comes_into_review(talktime: World) -> None:
-    """The provider says more time than a column holds."""
+async def test_a_session_that_cannot_be_worked_on_comes_into_review(
+    talktime: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     user, session = await live(talktime)
-    many = [("silence", 999_999_999)] * 9_400
-    talktime.provider.say(session["provider_session_id"], *many)
+    talktime.provider.say(session["provider_session_id"], ("agent", 10))
+
+    def breaks(_evidence: object) -> None:
+        raise OverflowError
+
+    monkeypatch.setattr("app.settlement.reconciler.charge", breaks)
     talktime.clock.advance(60)
-    assert await reconcile(talktime, session) is Outcome.PULL_FAILED
-    problem(await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile"), 502, "provider-unavailable")
-    for _ in range(10):
-        talktime.clock.advance(9_001)
-        await talktime.reconcile()
+    with capture_logs() as logged:
+        assert await reconcile(talktime, session) is Outcome.PULL_FAILED
+        problem(await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile"), 502, "provider-unavailable")
+        for _ in range(10):
+            talktime.clock.advance(9_001)
+            await talktime.reconcile()
+    assert {"reconcile.broke"} == {line["event"] for line in logged if line["log_level"] == "error"}
     shown = await talktime.session(session)
     assert shown["state"] == "review"
-    assert shown["steps"][-1]["why"].startswith("it cannot be worked on: ")
+    assert shown["steps"][-1]["why"] == "it cannot be worked on: OverflowError"
     talktime.clock.advance(86_400)
     await talktime.reconcile()
     assert (await talktime.balance(user))["held"] == "0"
