@@ -450,7 +450,9 @@ BUGS: Final = (
 """,
             ),
         ),
-        found_by=_cut("reconcile: release"),
+        found_by=_test(
+            "test_settlement.py::test_asking_for_a_pull_frees_no_hold_of_a_review_before_its_time",
+        ),
     ),
     Bug(
         name="given-up-unheard",
