@@ -61,8 +61,9 @@ from app.settings import BadSettings, Capability, Settings
 from app.settlement.correction_routes import session_correction_routes
 from app.settlement.ending import Endings
 from app.settlement.leases import LEASE_MARGIN, Leases
-from app.settlement.reconciler import ReconcileLimits, Reconciler
+from app.settlement.reconciler import Reconciler
 from app.settlement.routes import settlement_routes
+from app.settlement.work import ReconcileLimits
 
 SLOWEST_WAKE: Final = Micros(US_PER_S)
 """Reconciliation looks for due sessions at least so often on our clock, and ten times in each of its intervals."""

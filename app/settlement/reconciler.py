@@ -1,38 +1,27 @@
-"""Reconciliation: pull a due session's timeline, bring its row up to date, settle it when it is over."""
+"""Reconciliation: which sessions are worked on, when, and by whom. What is done to each is in :mod:`.work`."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from functools import partial
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
 import structlog
 
 from app.core.budget import NotNow, Permit, Purpose
-from app.core.charge import Charge, Evidence, charge
 from app.core.ids import AccountThing
 from app.core.lifecycle import RECONCILED, State
-from app.core.outages import Outage, passed_by
-from app.core.settlement import Over, Review, Settle, StillLive, contradicting, decide, over_at
-from app.core.units import US_PER_S, Instant, MicroCredits, Micros, seconds
-from app.core.worst_case import largest_remaining_charge
+from app.core.units import US_PER_S, Instant, Micros
 from app.db.database import Database, DatabaseUnavailable, Transaction
-from app.events.outbox import EventType
-from app.gabber import Gabber, PulledTimeline, PullFailed, PullFailure
+from app.gabber import Gabber, PulledTimeline, PullFailed
 from app.ledger.book import Book, LedgerPorts
 from app.ledger.opening import open_book
 from app.ports.clock import Clock
 from app.ports.permits import Permits
 from app.ports.randomness import Randomness
 from app.receiving import Receiving
-from app.sessions.records import STEP_EVENTS, Session, change_session, load_session, take_step
-from app.settlement.charges import NewCharge, post_charge
-from app.settlement.corrections import Correcting, correct_by_late_evidence, may_be_rated_again, rate_again
-from app.settlement.evidence import StoredEvidence, card_of_session, load_evidence
+from app.sessions.records import Session, change_session, load_session
+from app.settlement.corrections import may_be_rated_again
 from app.settlement.leases import Due, Leases
-from app.timelines.snapshots import add_snapshot, is_news, load_snapshots
+from app.settlement.work import RELEASED, Outcome, ReconcileLimits, Work
 
 MAX_AT_ONCE: Final = 8
 """Pulls that one process makes at a time: as many as it keeps connections to the provider."""
@@ -46,45 +35,8 @@ MAX_PLAIN_AT_ONCE: Final = 4
 PLACE_PATIENCE: Final = Micros(US_PER_S)
 """A round waits so long for a place; then the next one looks anew."""
 
-LATE_CHECK_PARTS: Final = 3
-"""A settled session is looked at once more for late evidence after this part of the time in which it may be rated
-again."""
-
-ACTOR: Final = "reconciliation"
-"""Who rates a session again by itself, in the audit log."""
-
 MAX_BATCH: Final = 200
-MAX_BACKOFF: Final = Micros(3600 * US_PER_S)
-_RELEASED: Final = {"lease_token": None, "lease_until": None}
-
 log = structlog.get_logger(__name__)
-
-
-class Outcome(StrEnum):
-    """What became of one session in one round."""
-
-    UPDATED = "updated"
-    SETTLED = "settled"
-    REVIEW = "review"
-    FAILED = "failed"
-    UNCONFIRMED = "unconfirmed"
-    PULL_FAILED = "pull_failed"
-    RATED_AGAIN = "rated_again"
-    NOT_OURS = "not_ours"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReconcileLimits:
-    """The service's settings for reconciliation."""
-
-    reconcile_interval: Micros
-    settle_delay: Micros
-    unconfirmed_ttl: Micros
-    no_heartbeat_grace: Micros
-    evidence_wait: Micros
-    review_after: Micros
-    rerate_window: Micros
-    goodwill: Micros
 
 
 class Reconciler:
@@ -233,12 +185,11 @@ class Reconciler:
         """What cannot be worked on is tried again, each time after a longer while; after too long it is a review."""
         async with self._database.transaction() as transaction:
             now = self._clock.now()
-            book = await open_book(transaction, self._ledger, key.account_id, now)
-            session = await load_session(transaction, key, lock=True)
-            if session is None or book is None or token != session.lease_token:
+            found = await self._under_lease(transaction, key, token, now)
+            if found is None:
                 return Outcome.NOT_OURS
-            work = _Work(transaction, book, session, now, self._limits, self._randomness, self._receiving, self._ledger)
-            outcome = await work.put_off_what_broke(error)
+            book, session = found
+            outcome = await self._work(transaction, book, session, now).put_off_what_broke(error)
             await book.close()
         return outcome
 
@@ -256,13 +207,11 @@ class Reconciler:
         """``charged``: the session had been settled when its lease was taken, and so it is under the same lease."""
         async with self._database.transaction() as transaction:
             now = self._clock.now()
-            correcting = key.id if charged else None
-            book = await open_book(transaction, self._ledger, key.account_id, now, [key.id], correcting=correcting)
-            session = await load_session(transaction, key, lock=True)
-            # The fence: whoever lost the lease while pulling writes nothing.
-            if book is None or session is None or session.lease_token != token:
+            found = await self._under_lease(transaction, key, token, now, key.id if charged else None)
+            if found is None:
                 return Outcome.NOT_OURS
-            work = _Work(transaction, book, session, now, self._limits, self._randomness, self._receiving, self._ledger)
+            book, session = found
+            work = self._work(transaction, book, session, now)
             # Whoever asks for a pull out of turn does not shorten a wait.
             due = session.due_at is not None and session.due_at <= now
             match session.state:
@@ -281,309 +230,24 @@ class Reconciler:
                 case State.REVIEW if isinstance(pulled, PulledTimeline):
                     outcome = await work.keep_for_the_review(pulled)
                 case State.REVIEW if isinstance(pulled, PullFailed):
-                    await change_session(transaction, session, **_RELEASED)
+                    await change_session(transaction, session, **RELEASED)
                     outcome = Outcome.PULL_FAILED
                 case _:
-                    await change_session(transaction, session, **_RELEASED)
+                    await change_session(transaction, session, **RELEASED)
                     outcome = Outcome.NOT_OURS
             entry_ids = await book.close()
             await work.record_charge(entry_ids)
         return outcome
 
+    async def _under_lease(
+        self, transaction: Transaction, key: AccountThing, token: UUID, now: Instant, correcting: UUID | None = None
+    ) -> tuple[Book, Session] | None:
+        """The account, then the session, under lock; null, the fence, for whoever lost the lease meanwhile."""
+        book = await open_book(transaction, self._ledger, key.account_id, now, [key.id], correcting=correcting)
+        session = await load_session(transaction, key, lock=True)
+        if book is None or session is None or session.lease_token != token:
+            return None
+        return book, session
 
-class _Work:
-    """One session under lock, in one transaction."""
-
-    def __init__(
-        self,
-        transaction: Transaction,
-        book: Book,
-        session: Session,
-        now: Instant,
-        limits: ReconcileLimits,
-        randomness: Randomness,
-        receiving: Receiving,
-        ledger: LedgerPorts,
-    ) -> None:
-        self._transaction = transaction
-        self._book = book
-        self._session = session
-        self._now = now
-        self._limits = limits
-        self._randomness = randomness
-        self._receiving = receiving
-        self._ledger = ledger
-        self._charge: NewCharge | None = None
-
-    # Starts that were never answered
-
-    async def give_up_waiting_for_the_answer(self) -> Outcome:
-        """The process that asked the provider died, or its answer was lost: only a heartbeat can tell now."""
-        due_at = Instant(max(self._now, self._session.requested_at + self._limits.unconfirmed_ttl))
-        await self._step(State.UNCONFIRMED, "the start was cut off", due_at=due_at)
-        return Outcome.UNCONFIRMED
-
-    async def give_up_waiting_for_a_heartbeat(self) -> Outcome:
-        session = self._session
-        waited = self._limits.unconfirmed_ttl
-        until = passed_by(session.requested_at, waited, await self._outages_since(session.requested_at))
-        if until > self._now:
-            # Nobody could have told us of it for a while: that does not count.
-            await change_session(self._transaction, session, due_at=until, **_RELEASED)
-            return Outcome.UNCONFIRMED
-        self._book.account.release(self._session.id)
-        await self._step(State.FAILED, "no heartbeat came", due_at=None)
-        return Outcome.FAILED
-
-    async def free_the_credits_of_a_long_review(self) -> Outcome:
-        """Nobody decided in time: the user's credits are not kept waiting any longer; the session stays in review."""
-        self._book.account.release(self._session.id)
-        await change_session(self._transaction, self._session, due_at=None, **_RELEASED)
-        why = "the review took too long: the hold is released"
-        self._book.emit(EventType.SESSION_REVIEW, {"session_id": self._session.public_id, "why": why})
-        return Outcome.REVIEW
-
-    # Pulls
-
-    async def put_off(self, failure: PullFailed) -> Outcome:
-        """No timeline this time: try again later, each time after a longer while; after too long it is a review."""
-        session = self._session
-        stored = await load_snapshots(self._transaction, session.key)
-        since = stored[-1].pull.received_at if stored else session.requested_at
-        # One failure is none: nobody may have asked for a long while before it. (Those by its rate are not counted.)
-        failing = session.attempts > 0 or failure.kind is PullFailure.RATE_LIMITED
-        if failing and self._now - since >= self._limits.evidence_wait:
-            why = f"no usable timeline for {seconds(self._limits.evidence_wait)} s: {failure.kind.code}"
-            await self._step(State.REVIEW, why, due_at=Instant(self._now + self._limits.review_after))
-            return Outcome.REVIEW
-        attempts, wait = self._after(failure)
-        due_at = self._soon(wait)
-        evidence = (await load_evidence(self._transaction, session, interim=True, snapshots=stored)).evidence
-        limit_over = Instant(charge(evidence).origin.at + session.time_limit + evidence.card.gap)
-        if session.state is State.LIVE and self._now >= limit_over:
-            # Past its limit it is over, whatever was said; what it costs only the timeline can tell.
-            await self._step(State.OVER, "past its time limit", over_at=limit_over, attempts=attempts, due_at=due_at)
-        else:
-            await change_session(self._transaction, session, attempts=attempts, due_at=due_at, **_RELEASED)
-        log.info("pull.failed", session_id=session.public_id, kind=failure.kind.code, attempts=attempts)
-        return Outcome.PULL_FAILED
-
-    async def put_off_what_broke(self, error: str) -> Outcome:
-        """The evidence, or a mistake of ours, keeps the session from being worked on."""
-        session = self._session
-        attempts, wait = session.attempts + 1, self._backoff(session.attempts + 1)
-        running = session.state in RECONCILED
-        if running and session.attempts and self._now - session.requested_at >= self._limits.evidence_wait:
-            until = Instant(self._now + self._limits.review_after)
-            await self._step(State.REVIEW, f"it cannot be worked on: {error}", due_at=until)
-            return Outcome.REVIEW
-        # Whoever asks out of turn changes no wait: that of a review, above all, ends with the release of its hold.
-        is_due = session.due_at is not None and session.due_at <= self._now
-        due_at = self._soon(wait) if is_due else session.due_at
-        if session.state is State.SETTLED and not may_be_rated_again(session, self._now, self._limits.rerate_window):
-            due_at = None
-        await change_session(self._transaction, session, attempts=attempts, due_at=due_at, **_RELEASED)
-        return Outcome.PULL_FAILED
-
-    async def take_in(self, pulled: PulledTimeline) -> Outcome:
-        """Store the timeline, bring accrued charge and hold up to date, and take the step that is due."""
-        session, limits = self._session, self._limits
-        earlier = await load_snapshots(self._transaction, session.key)
-        snapshot = await add_snapshot(self._transaction, session.key, pulled, earlier)
-        stored = await load_evidence(self._transaction, session, interim=True, snapshots=[*earlier, snapshot])
-        interim = charge(stored.evidence)
-        over = await self._over_at(interim, stored.evidence)
-        pulled_at = snapshot.pull.requested_at
-        following = decide(interim, over=over, pulled_at=pulled_at, now=self._now, settle_delay=limits.settle_delay)
-        match following:
-            case StillLive():
-                at_the_latest = Instant(following.over_at + limits.settle_delay)
-                due_at = min(self._soon(limits.reconcile_interval), at_the_latest)
-                await self._update(stored, interim, State.LIVE, None, due_at)
-                return Outcome.UPDATED
-            case Over():
-                await self._update(stored, interim, State.OVER, following.over_at, following.final_from)
-                return Outcome.UPDATED
-            case Review():
-                await self._be_over(following.over_at)
-                await self._step(
-                    State.REVIEW,
-                    following.why,
-                    anomalies=_names(interim),
-                    accrued=interim.amount,
-                    due_at=Instant(self._now + limits.review_after),
-                )
-                return Outcome.REVIEW
-            case Settle():
-                await self._be_over(following.over_at)
-                await self._settle(
-                    await load_evidence(self._transaction, session, interim=False, snapshots=[*earlier, snapshot])
-                )
-                return Outcome.SETTLED
-
-    async def _over_at(self, interim: Charge, evidence: Evidence) -> Instant:
-        session = self._session
-        over_but_for = partial(
-            over_at,
-            interim,
-            gap=evidence.card.gap,
-            time_limit=session.time_limit,
-            heard=any(heartbeat >= session.requested_at for heartbeat in evidence.heartbeats),
-            no_heartbeat_grace=self._limits.no_heartbeat_grace,
-        )
-        over = over_but_for()
-        if over > self._now:
-            return over
-        # Outages can only put it off.
-        return over_but_for(outages=await self._outages_since(interim.origin.at))
-
-    async def _outages_since(self, since: Instant) -> tuple[Outage, ...]:
-        return await self._receiving.outages(self._transaction, since)
-
-    async def _update(
-        self, stored: StoredEvidence, interim: Charge, state: State, over: Instant | None, due_at: Instant
-    ) -> None:
-        session = self._session
-        evidence = stored.evidence
-        cards = [evidence.card]
-        if session.charge_from is not None:
-            # The start's own answer may still come, and take away what the first heartbeat has pinned.
-            cards.append(await card_of_session(self._transaction, replace(session, charge_from=None)))
-        remaining = max(largest_remaining_charge(card, evidence.timeline, session.time_limit) for card in cards)
-        self._book.account.lower_hold(session.id, MicroCredits(min(remaining, session.authorized)))
-        values: dict[str, Any] = {
-            "accrued": interim.amount,
-            "anomalies": _names(interim),
-            "due_at": due_at,
-            "attempts": 0,
-            "over_at": over,
-        }
-        if session.state is state:
-            await change_session(self._transaction, session, **values, **_RELEASED)
-        else:
-            why = "no proof of life any more" if state is State.OVER else "proof of life came back"
-            await self._step(state, why, **values)
-
-    async def _be_over(self, over: Instant) -> None:
-        if self._session.state is State.LIVE:
-            await self._step(State.OVER, "no proof of life any more", keep_lease=True, over_at=over)
-        else:
-            await change_session(self._transaction, self._session, over_at=over)
-
-    async def _settle(self, stored: StoredEvidence) -> None:
-        """The one debit of the session, and everything that goes with it."""
-        late_look = self._soon(Micros(self._limits.rerate_window // LATE_CHECK_PARTS))
-        self._charge = await post_charge(
-            self._transaction, self._book, self._session, stored, "the final timeline is in", due_at=late_look
-        )
-
-    async def record_charge(self, entry_ids: Mapping[str, UUID]) -> None:
-        """Store the charge that was posted, if one was, with the id of its entry."""
-        if self._charge is not None:
-            await self._charge.store(self._transaction, entry_ids)
-
-    async def keep_for_the_review(self, pulled: PulledTimeline) -> Outcome:
-        """More to judge by, for whoever decides: nothing but that changes."""
-        session = self._session
-        earlier = await load_snapshots(self._transaction, session.key)
-        if is_news(earlier, pulled):
-            await add_snapshot(self._transaction, session.key, pulled, earlier)
-        await change_session(self._transaction, session, **_RELEASED)
-        return Outcome.UPDATED
-
-    # After settlement
-
-    async def look_again(self, pulled: PulledTimeline | PullFailed | None, *, due: bool) -> Outcome:
-        """Whether anything came after settlement that changes what the session costs: then the difference is posted.
-
-        Evidence that contradicts itself, such as a timeline that shrank, or that would lower the charge in any other
-        way, gives no credits back by itself: a person must look. ``due``: the one look that is planned, which is put
-        off until there is a timeline.
-        """
-        session = self._session
-        if not may_be_rated_again(session, self._now, self._limits.rerate_window):
-            await change_session(self._transaction, session, due_at=None, **_RELEASED)
-            await self._book.close()
-            return Outcome.NOT_OURS
-        if isinstance(pulled, PullFailed):
-            await self._put_off_looking(pulled, due=due)
-            await self._book.close()
-            return Outcome.PULL_FAILED
-        if pulled is not None:
-            earlier = await load_snapshots(self._transaction, session.key)
-            if is_news(earlier, pulled):
-                await add_snapshot(self._transaction, session.key, pulled, earlier)
-        done: dict[str, Any] = {"due_at": None if due else session.due_at, "attempts": 0}
-        rating = await rate_again(self._transaction, session)
-        if not rating.is_news or rating.seen_before:
-            await change_session(self._transaction, session, **done, **_RELEASED)
-            await self._book.close()
-            return Outcome.UPDATED
-        contradictions = contradicting(rating.rated.anomalies)
-        if contradictions or rating.rated.amount < rating.before:
-            told = ", ".join(contradictions)
-            why = f"contradicts itself: {told}" if told else "would lower its charge"
-            why = f"evidence that came after the session was settled {why}"
-            await self._step(State.REVIEW, why, due_at=None, anomalies=_names(rating.rated))
-            await self._book.close()
-            return Outcome.REVIEW
-        await change_session(self._transaction, session, anomalies=_names(rating.rated), **done, **_RELEASED)
-        by = Correcting(
-            ledger=self._ledger,
-            now=self._now,
-            cause="",
-            actor=ACTOR,
-            goodwill=self._limits.goodwill,
-            rerate_window=self._limits.rerate_window,
-        )
-        await correct_by_late_evidence(self._transaction, self._book, session, rating, by)
-        return Outcome.RATED_AGAIN
-
-    async def _put_off_looking(self, failure: PullFailed, *, due: bool) -> None:
-        session = self._session
-        if not due or session.settled_at is None:
-            await change_session(self._transaction, session, **_RELEASED)
-            return
-        attempts, wait = self._after(failure)
-        due_at: Instant | None = self._soon(wait)
-        if due_at is not None and due_at > session.settled_at + self._limits.rerate_window:
-            due_at = None
-        await change_session(self._transaction, session, attempts=attempts, due_at=due_at, **_RELEASED)
-
-    def _after(self, failure: PullFailed) -> tuple[int, Micros]:
-        """How many pulls have failed now, and how long to wait before the next one."""
-        attempts, wait = self._session.attempts, self._limits.reconcile_interval
-        if failure.kind is not PullFailure.RATE_LIMITED:  # that is no fault of the session's
-            attempts += 1
-            wait = self._backoff(attempts)
-        return attempts, Micros(max(wait, failure.retry_after or 0))
-
-    def _backoff(self, attempts: int) -> Micros:
-        return Micros(min(self._limits.reconcile_interval << min(attempts - 1, 16), MAX_BACKOFF))
-
-    # Steps
-
-    async def _step(
-        self,
-        to: State,
-        why: str,
-        *,
-        keep_lease: bool = False,
-        **values: Any,
-    ) -> None:
-        lease = {} if keep_lease else _RELEASED
-        await take_step(self._transaction, self._session, to, why, self._now, **values, **lease)
-        if to in STEP_EVENTS:
-            self._book.emit(STEP_EVENTS[to], {"session_id": self._session.public_id, "why": why})
-        reloaded = await load_session(self._transaction, self._session.key)
-        if reloaded is None:
-            raise RuntimeError("a session under lock is gone")
-        self._session = reloaded
-
-    def _soon(self, wait: Micros) -> Instant:
-        """``wait`` from now, with a tenth of jitter, so that sessions started together do not stay together."""
-        return Instant(self._now + wait + self._randomness.below(max(1, wait // 10)))
-
-
-def _names(result: Charge) -> list[str]:
-    return sorted(anomaly.value for anomaly in result.anomalies)
+    def _work(self, transaction: Transaction, book: Book, session: Session, now: Instant) -> Work:
+        return Work(transaction, book, session, now, self._limits, self._randomness, self._receiving, self._ledger)

@@ -342,7 +342,7 @@ BUGS: Final = (
         does="the hold is released in one transaction and the debit posted in the next",
         patches=(
             Patch(
-                "app.settlement.reconciler",
+                "app.settlement.work",
                 """\
         self._charge = await post_charge(
             self._transaction, self._book, self._session, stored, "the final timeline is in", due_at=late_look
@@ -354,9 +354,14 @@ BUGS: Final = (
 """,
             ),
             Patch(
-                "app.settlement.reconciler",
+                "app.settlement.work",
                 "        self._charge: NewCharge | None = None\n",
                 "        self._charge: NewCharge | None = None\n        self.final: StoredEvidence | None = None\n",
+            ),
+            Patch(
+                "app.settlement.reconciler",
+                "from app.settlement.leases import Due, Leases\n",
+                "from app.settlement.charges import post_charge\nfrom app.settlement.leases import Due, Leases\n",
             ),
             Patch(
                 "app.settlement.reconciler",
@@ -386,8 +391,8 @@ BUGS: Final = (
         patches=(
             Patch(
                 "app.settlement.reconciler",
-                "            if book is None or session is None or session.lease_token != token:\n",
-                "            if book is None or session is None:\n",
+                "        if book is None or session is None or session.lease_token != token:\n",
+                "        if book is None or session is None:\n",
             ),
         ),
         found_by=_test("test_settlement.py::test_a_slow_pull_of_a_session_that_lives_on_writes_nothing"),
@@ -399,12 +404,12 @@ BUGS: Final = (
             Patch(
                 "app.settlement.reconciler",
                 """\
-            book = await open_book(transaction, self._ledger, key.account_id, now, [key.id], correcting=correcting)
-            session = await load_session(transaction, key, lock=True)
+        book = await open_book(transaction, self._ledger, key.account_id, now, [key.id], correcting=correcting)
+        session = await load_session(transaction, key, lock=True)
 """,
                 """\
-            session = await load_session(transaction, key, lock=True)
-            book = await open_book(transaction, self._ledger, key.account_id, now, [key.id], correcting=correcting)
+        session = await load_session(transaction, key, lock=True)
+        book = await open_book(transaction, self._ledger, key.account_id, now, [key.id], correcting=correcting)
 """,
             ),
         ),
@@ -415,7 +420,7 @@ BUGS: Final = (
         does="a session that was over stays so when a heartbeat proves that it lives",
         patches=(
             Patch(
-                "app.settlement.reconciler",
+                "app.settlement.work",
                 "                await self._update(stored, interim, State.LIVE, None, due_at)\n",
                 "                await self._update(stored, interim, session.state, session.over_at, due_at)\n",
             ),
@@ -439,7 +444,7 @@ BUGS: Final = (
         does="a session that nobody decides about keeps its hold for ever",
         patches=(
             Patch(
-                "app.settlement.reconciler",
+                "app.settlement.work",
                 """\
                     accrued=interim.amount,
                     due_at=Instant(self._now + limits.review_after),
@@ -459,7 +464,7 @@ BUGS: Final = (
         does="an ambiguous start is given up for a silence in which our own outage lasted",
         patches=(
             Patch(
-                "app.settlement.reconciler",
+                "app.settlement.work",
                 "        if until > self._now:\n",
                 "        if until < session.requested_at:\n",
             ),
@@ -483,7 +488,7 @@ BUGS: Final = (
         does="a timeline that shrank after the session was settled gives credits back by itself",
         patches=(
             Patch(
-                "app.settlement.reconciler",
+                "app.settlement.work",
                 "        contradictions = contradicting(rating.rated.anomalies)\n",
                 "        contradictions = contradicting(frozenset())\n",
             ),

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from app.core.units import Instant, format_instant, parse_instant
-from app.settlement.reconciler import ACTOR, LATE_CHECK_PARTS, Outcome
 from app.settlement.replay import replay
+from app.settlement.work import ACTOR, LATE_CHECK_PARTS, Outcome
 from tests.support.invariants import findings
 from tests.support.postgres import WorkerDatabases, ask
 from tests.support.problems import problem

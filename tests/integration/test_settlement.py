@@ -10,7 +10,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from app.gabber import PulledTimeline
-from app.settlement.reconciler import Outcome
+from app.settlement.work import Outcome
 from tests.support.postgres import WorkerDatabases, ask
 from tests.support.problems import problem
 from tests.support.scripted_provider import ProviderHost
@@ -650,7 +650,7 @@ async def test_a_session_that_cannot_be_worked_on_comes_into_review(
     def breaks(_evidence: object) -> None:
         raise OverflowError
 
-    monkeypatch.setattr("app.settlement.reconciler.charge", breaks)
+    monkeypatch.setattr("app.settlement.work.charge", breaks)
     talktime.clock.advance(60)
     with capture_logs() as logged:
         assert await reconcile(talktime, session) is Outcome.PULL_FAILED
