@@ -208,7 +208,7 @@ async def rate_again(transaction: Transaction, session: Session, other_card: UUI
 async def correct_by_late_evidence(
     transaction: Transaction, book: Book, session: Session, rating: Rating, by: Correcting
 ) -> MicroCredits:
-    """Post what ``rating`` comes to more, or less, than the last charge; what was charged more in the end.
+    """Post what ``rating`` comes to more than the last charge, as far as it can be drawn; answers how far that was.
 
     The book, which must have been opened to correct the session, is closed by it.
     """

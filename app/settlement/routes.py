@@ -60,8 +60,10 @@ async def charge_document(transaction: Transaction, key: AccountThing, load_outa
         stored = await load_evidence(transaction, session, interim=session.state is not State.REVIEW)
     rated = stored.charge()
     outages = await load_outages(transaction, session.requested_at)
-    if session.over_at is not None:
-        outages = [outage for outage in outages if outage.start < session.over_at]
+    # A session that was never seen to be over, as one in review may be, ended at its limit at the latest.
+    at_the_latest = Instant(rated.origin.at + session.time_limit + stored.evidence.card.gap)
+    ended_at = session.over_at or at_the_latest
+    outages = [outage for outage in outages if outage.start < ended_at]
     document = explain(rated, stored.evidence.card, stored.engine_version)
     return {
         **with_own_outages(document, rated, stored.evidence, outages),

@@ -241,6 +241,22 @@ async def test_an_ambiguous_start_is_given_the_time_in_which_we_would_have_heard
     assert (await alone.balance(user))["held"] == "0"
 
 
+async def test_an_outage_long_after_a_session_is_none_of_its_business(alone: World) -> None:
+    """A start that was given up and then heard of waits for a person, and was never seen to be over."""
+    user = alone.user()
+    await alone.grant(user, "1000")
+    session = await alone.start_unconfirmed(user, time_limit_s=60)
+    await receive(alone, 200)
+    await alone.reconcile()
+    session["provider_session_id"] = "gab-late"
+    assert (await alone.heartbeat(session)).status_code == 204
+    assert (await alone.session(session))["state"] == "review"
+    alone.clock.advance(86_400)
+    await alone.service.receiving.report()
+    charge = await alone.get(f"/v1/sessions/{session['id']}/charge")
+    assert (charge["own_outages"], [gap["own_outage"] for gap in charge["heartbeat_gaps"]]) == ([], [False])
+
+
 async def test_before_the_first_report_nothing_is_called_an_outage(alone: World) -> None:
     session = await talking(alone)
     tell(alone.service.database.conninfo, "delete from receiving")
