@@ -3,7 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
@@ -19,6 +19,11 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
+from app.access.authentication import Authentication
+from app.access.issuer import Issuer, IssuerTerms
+from app.access.key_use import WRITE_EVERY_S, KeyUse
+from app.access.routes import access_routes
+from app.access.user_tokens import UserTokens
 from app.accounts.correction_routes import correction_routes
 from app.accounts.routes import account_routes
 from app.accounts.settings_routes import settings_routes
@@ -36,14 +41,17 @@ from app.heartbeats.binding import Bindings
 from app.heartbeats.endpoint import PATH, HeartbeatEndpoint
 from app.heartbeats.retention import drop_old_ticks
 from app.heartbeats.writer import TickWriter
+from app.http.access import Gate, check_declared, open_to_all
 from app.http.answers import problem_response
-from app.http.auth import Authenticator
 from app.http.idempotency import purge
 from app.http.parameters import known_parameters
+from app.http.request_ids import RequestIds
+from app.http.sealing import Sealing
 from app.keys import KeyRing, Purpose
 from app.ledger.book import LedgerPorts
 from app.ledger.due import post_due
 from app.ledger.keys import LedgerKeys, ledger_keys_of
+from app.logs import current_request
 from app.ports.clock import Clock, SystemClock
 from app.ports.ids import TimeOrderedIds
 from app.ports.permits import Permits
@@ -117,6 +125,20 @@ class Service:
         self.database = Database(database_url)
         self.ledger = LedgerPorts(_ledger_keys(settings), ids, CardThresholds(settings.min_session_s))
         self._ids = ids
+        self._randomness = randomness
+        self._sealing = Sealing(KeyRing(secrets, Purpose.SEALING), randomness)
+        self.user_tokens = UserTokens(KeyRing(secrets, Purpose.USER_TOKEN), randomness)
+        self._key_use = KeyUse(self.database)
+        self._issuer = None if (terms := _issuer_terms(settings)) is None else Issuer(terms, self._clock)
+        admin_key = settings.bootstrap_admin_key
+        self._authentication = Authentication(
+            database=self.database,
+            clock=self._clock,
+            bootstrap_admin_key=None if admin_key is None else admin_key.get_secret_value(),
+            user_tokens=self.user_tokens,
+            issuer=self._issuer,
+            key_use=self._key_use,
+        )
         self.permits = permits = permits or ProviderBudget(self.database, self._clock, settings.provider_max_rps)
         gabber = Gabber(
             base_url=settings.gabber_base_url,
@@ -138,7 +160,7 @@ class Service:
             ids=ids,
             randomness=randomness,
             tokens=self.tokens,
-            sealing=KeyRing(secrets, Purpose.SEALING),
+            sealing=self._sealing.keys,
             limits=StartLimits(
                 shortest=settings.min_session_s,
                 longest=settings.max_session_s,
@@ -187,14 +209,12 @@ class Service:
         self._retention = Micros(settings.tick_retention_days * US_PER_DAY)
         self._rounds: set[asyncio.Task[object]] = set()
         self._disagreement: Micros | None = None
-        self.app: ASGIApp = _Front(heartbeats, self._build_api(settings))
+        self.app: ASGIApp = RequestIds(_Front(heartbeats, self._build_api(settings)))
 
     # HTTP
 
     def _build_api(self, settings: Settings) -> FastAPI:
-        admin_key = settings.bootstrap_admin_key
-        authenticated = Depends(Authenticator(None if admin_key is None else admin_key.get_secret_value()))
-        called = [authenticated, Depends(known_parameters)]
+        called = [Depends(Gate(self._authentication)), Depends(known_parameters)]
         # The generated pages load scripts from elsewhere and are open, so they are off; the document itself is closed.
         api = FastAPI(
             title="Talktime",
@@ -220,23 +240,35 @@ class Service:
             settings_routes(self.database, self.ledger, self._clock, settings.min_session_s),
             finance_routes(self.database, self._clock),
             pricing_routes(self.database, self._ids, self._clock),
+            access_routes(
+                database=self.database,
+                ids=self._ids,
+                clock=self._clock,
+                randomness=self._randomness,
+                user_tokens=self.user_tokens,
+                sealing=self._sealing,
+            ),
         ):
             api.include_router(router, dependencies=called)
 
-        @api.get("/openapi.json", include_in_schema=False, dependencies=called)
+        @api.get("/openapi.json", include_in_schema=False)
+        @open_to_all
         async def openapi() -> Response:
             return JSONResponse(api.openapi())
 
         @api.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
+        @open_to_all
         async def healthz() -> Response:
             return JSONResponse({"status": "ok"})
 
         @api.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
+        @open_to_all
         async def readyz() -> Response:
             faults = await self.faults()
             return JSONResponse({"status": "unready" if faults else "ready", "faults": faults}, 503 if faults else 200)
 
         _add_problem_handlers(api)
+        check_declared(api.routes)
         return api
 
     async def faults(self) -> list[str]:
@@ -276,6 +308,7 @@ class Service:
         self._alarms.every(wake_s, "reconcile", self._reconcile_round)
         self._alarms.every(wake_s, "due", self.post_due)
         self._alarms.every(self._report_every_s, "receiving", self.receiving.report)
+        self._alarms.every(WRITE_EVERY_S, "key-use", self._key_use.write)
         self._alarms.every(PURGE_CHECK_S, "purge", self.purge)
         self._alarms.every(CLOCK_CHECK_S, "clock", self.check_clock)
         self._alarms.every(PARTITION_CHECK_S, "partitions", self.make_partitions)
@@ -291,6 +324,10 @@ class Service:
         await self._writer.close()
         await self.receiving.report_the_end()
         await self._gabber.aclose()
+        if self._issuer is not None:
+            await self._issuer.aclose()
+        with suppress(DatabaseUnavailable, SQLAlchemyError):
+            await self._key_use.write()
         await self.database.close()
 
     async def _reconcile_round(self) -> None:
@@ -390,6 +427,18 @@ def _address_fault(scope: Scope) -> str | None:
     return "the path holds a control character" if _CONTROL.search(decoded) else None
 
 
+def _issuer_terms(settings: Settings) -> IssuerTerms | None:
+    if settings.user_token_issuer is None:
+        return None
+    return IssuerTerms(
+        issuer=settings.user_token_issuer,
+        audience=settings.user_token_audience,
+        user_claim=settings.user_token_claim,
+        secret=settings.user_token_secret,
+        jwks_url=settings.user_token_jwks_url,
+    )
+
+
 def _ledger_keys(settings: Settings) -> LedgerKeys:
     keys = ledger_keys_of(settings)
     if keys is None:
@@ -446,4 +495,5 @@ def _methods(api: FastAPI, scope: Scope) -> set[str]:
 
 def _internal(error: Exception) -> Response:
     log.error("request.broke", exc_info=error)
-    return problem_response(Problem(INTERNAL, "the fault is logged; nothing was changed by this request"))
+    extra = {"request_id": current_request.get()}
+    return problem_response(Problem(INTERNAL, "the fault is logged; nothing was changed by this request", extra=extra))

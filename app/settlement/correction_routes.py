@@ -7,12 +7,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.core.access import Scope
 from app.core.ids import AccountThing
 from app.core.units import Micros
 from app.db.database import Database, Transaction
 from app.documents import AnyDocument
+from app.http.access import actor_of, allowed
 from app.http.answers import Answer
-from app.http.auth import actor_of
 from app.http.bodies import takes
 from app.http.idempotency import cause_of, read_keyed, write_once
 from app.ledger.book import LedgerPorts
@@ -64,6 +65,7 @@ def session_correction_routes(
         status_code=201,
         openapi_extra=takes(RefundDocument),
     )
+    @allowed(Scope.CREDITS_WRITE, "session.refund")
     async def refund_session(session_id: str, request: Request) -> Response:
         return await correct(session_id, request, RefundDocument, refund, 201)
 
@@ -72,10 +74,12 @@ def session_correction_routes(
         summary="Rate a session again and post the difference",
         openapi_extra=takes(RerateDocument),
     )
+    @allowed(Scope.CREDITS_WRITE, "session.rerate")
     async def rerate_session(session_id: str, request: Request) -> Response:
         return await correct(session_id, request, RerateDocument, rerate, 200)
 
     @router.post("/{session_id}/review", summary="End a review", openapi_extra=takes(ReviewDocument))
+    @allowed(Scope.CREDITS_WRITE, "session.settle", "session.write_off")
     async def review_session(session_id: str, request: Request) -> Response:
         return await correct(session_id, request, ReviewDocument, decide_review, 200)
 

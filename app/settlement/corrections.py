@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy import Row
 
 from app.accounts.statements import entry_documents
+from app.core.access import Actor
 from app.core.charge import Charge
 from app.core.corrections import Correction, charge_more, give_back
 from app.core.entries import EntryKind
@@ -81,7 +82,7 @@ class Correcting:
     ledger: LedgerPorts
     now: Instant
     cause: str
-    actor: str
+    actor: Actor
     goodwill: Micros
     rerate_window: Micros
 

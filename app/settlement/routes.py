@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.budget import provider_busy
+from app.core.access import Own, Scope
 from app.core.budget import NotNow
 from app.core.ids import AccountThing, Kind, public_id
 from app.core.lifecycle import State
@@ -21,8 +22,8 @@ from app.core.units import Instant, MicroCredits, format_credits, format_instant
 from app.db.database import Database, Transaction
 from app.db.tables import ticks
 from app.errors import BUSY, PROVIDER_UNAVAILABLE, Problem
+from app.http.access import actor_of, allowed
 from app.http.answers import json_response
-from app.http.auth import actor_of
 from app.http.bodies import read_bounded
 from app.http.idempotency import idempotency_key
 from app.http.pages import Cursor, Limit, cursor_instant, make_cursor, page, page_limit, read_cursor
@@ -107,11 +108,13 @@ def settlement_routes(database: Database, reconciler: Reconciler, endings: Endin
     router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
     @router.get("/{session_id}/charge", summary="What a session costs, and why")
+    @allowed(Scope.READ, own=Own.SESSION)
     async def get_charge(session_id: str) -> Response:
         async with database.reading() as transaction:
             return json_response(await charge_document(transaction, session_key(session_id), receiving.outages))
 
     @router.get("/{session_id}/heartbeats", summary="The heartbeats that we received, in order")
+    @allowed(Scope.READ)
     async def heartbeats(session_id: str, limit: Limit = None, cursor: Cursor = None) -> Response:
         async with database.reading() as transaction:
             return json_response(
@@ -119,11 +122,13 @@ def settlement_routes(database: Database, reconciler: Reconciler, endings: Endin
             )
 
     @router.get("/{session_id}/snapshots", summary="The timelines that we pulled, digit for digit")
+    @allowed(Scope.READ)
     async def snapshots(session_id: str, limit: Limit = None, cursor: Cursor = None) -> Response:
         async with database.reading() as transaction:
             return json_response(await _snapshots_page(transaction, session_key(session_id), page_limit(limit), cursor))
 
     @router.post("/{session_id}/reconcile", summary="Pull the timeline now")
+    @allowed(Scope.SESSIONS_WRITE, "session.reconcile")
     async def reconcile(session_id: str) -> Response:
         key = session_key(session_id)
         async with database.reading() as transaction:
@@ -143,6 +148,7 @@ def settlement_routes(database: Database, reconciler: Reconciler, endings: Endin
             return json_response(await session_document(transaction, session))
 
     @router.post("/{session_id}/end", summary="Have the provider end a session", status_code=202)
+    @allowed(Scope.SESSIONS_WRITE, "session.end")
     async def end(session_id: str, request: Request) -> Response:
         key = idempotency_key(request, await read_bounded(request))
         return (await endings.end(session_key(session_id), key, actor_of(request))).response()

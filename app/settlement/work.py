@@ -9,6 +9,7 @@ from uuid import UUID
 
 import structlog
 
+from app.core.access import Actor
 from app.core.charge import Charge, Evidence, charge
 from app.core.lifecycle import RECONCILED, State
 from app.core.outages import Outage, passed_by
@@ -31,7 +32,7 @@ LATE_CHECK_PARTS: Final = 3
 """A settled session is looked at once more for late evidence after this part of the time in which it may be rated
 again."""
 
-ACTOR: Final = "reconciliation"
+ACTOR: Final = Actor("reconciliation")
 """Who rates a session again by itself, in the audit log."""
 
 MAX_BACKOFF: Final = Micros(3600 * US_PER_S)
