@@ -52,6 +52,8 @@ class Session:
     lease_token: UUID | None
     lease_until: Instant | None
     attempts: int
+    failing_since: Instant | None = None
+    """Since when its pulls have come to nothing, moved on by what was no fault of theirs; null if the last did not."""
 
     @property
     def key(self) -> AccountThing:

@@ -114,6 +114,7 @@ async def post_charge(
         anomalies=sorted(anomaly.value for anomaly in final.anomalies),
         settled_at=book.now,
         attempts=0,
+        failing_since=None,
         due_at=due_at,
         lease_token=None,
         lease_until=None,

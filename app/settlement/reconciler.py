@@ -157,6 +157,7 @@ class Reconciler:
         ``permit``: one that was reserved for its pull. NotNow: the provider takes no request; the session stays due.
         """
         used = False
+        asked_at = self._clock.now()
         try:
             token = await self._leases.take(key, even_if_not_due=now_please)
             if token is None:
@@ -174,14 +175,14 @@ class Reconciler:
             return pulled
         charged = session is not None and session.state is State.SETTLED
         try:
-            return await self._write(key, token, pulled, charged=charged)
+            return await self._write(key, token, pulled, charged=charged, asked_at=asked_at)
         except DatabaseUnavailable:
             raise
         except Exception as error:
             log.exception("reconcile.broke", session_id=str(key.id))
-            return await self._set_aside(key, token, type(error).__name__)
+            return await self._set_aside(key, token, type(error).__name__, asked_at)
 
-    async def _set_aside(self, key: AccountThing, token: UUID, error: str) -> Outcome:
+    async def _set_aside(self, key: AccountThing, token: UUID, error: str, asked_at: Instant) -> Outcome:
         """What cannot be worked on is tried again, each time after a longer while; after too long it is a review."""
         async with self._database.transaction() as transaction:
             now = self._clock.now()
@@ -189,7 +190,7 @@ class Reconciler:
             if found is None:
                 return Outcome.NOT_OURS
             book, session = found
-            outcome = await self._work(transaction, book, session, now).put_off_what_broke(error)
+            outcome = await self._work(transaction, book, session, now, asked_at).put_off_what_broke(error)
             await book.close()
         return outcome
 
@@ -202,7 +203,13 @@ class Reconciler:
         return session.provider_session_id if session.state in RECONCILED or late or reviewed else None
 
     async def _write(
-        self, key: AccountThing, token: UUID, pulled: PulledTimeline | PullFailed | None, *, charged: bool = False
+        self,
+        key: AccountThing,
+        token: UUID,
+        pulled: PulledTimeline | PullFailed | None,
+        *,
+        asked_at: Instant,
+        charged: bool = False,
     ) -> Outcome:
         """``charged``: the session had been settled when its lease was taken, and so it is under the same lease."""
         async with self._database.transaction() as transaction:
@@ -211,7 +218,7 @@ class Reconciler:
             if found is None:
                 return Outcome.NOT_OURS
             book, session = found
-            work = self._work(transaction, book, session, now)
+            work = self._work(transaction, book, session, now, asked_at)
             # Whoever asks for a pull out of turn does not shorten a wait.
             due = session.due_at is not None and session.due_at <= now
             match session.state:
@@ -249,5 +256,15 @@ class Reconciler:
             return None
         return book, session
 
-    def _work(self, transaction: Transaction, book: Book, session: Session, now: Instant) -> Work:
-        return Work(transaction, book, session, now, self._limits, self._randomness, self._receiving, self._ledger)
+    def _work(self, transaction: Transaction, book: Book, session: Session, now: Instant, asked_at: Instant) -> Work:
+        return Work(
+            transaction,
+            book,
+            session,
+            now,
+            self._limits,
+            self._randomness,
+            self._receiving,
+            self._ledger,
+            asked_at,
+        )

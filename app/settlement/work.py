@@ -12,7 +12,7 @@ import structlog
 from app.core.charge import Charge, Evidence, charge
 from app.core.lifecycle import RECONCILED, State
 from app.core.outages import Outage, passed_by
-from app.core.settlement import Over, Review, Settle, StillLive, contradicting, decide, over_at
+from app.core.settlement import Over, Review, Settle, StillLive, contradicting, decide, failing_from, over_at
 from app.core.units import US_PER_S, Instant, MicroCredits, Micros, seconds
 from app.core.worst_case import largest_remaining_charge
 from app.db.database import Transaction
@@ -80,7 +80,9 @@ class Work:
         randomness: Randomness,
         receiving: Receiving,
         ledger: LedgerPorts,
+        asked_at: Instant,
     ) -> None:
+        """``asked_at``: when the work on it began, before its pull."""
         self._transaction = transaction
         self._book = book
         self._session = session
@@ -89,6 +91,7 @@ class Work:
         self._randomness = randomness
         self._receiving = receiving
         self._ledger = ledger
+        self._asked_at = asked_at
         self._charge: NewCharge | None = None
 
     # Starts that were never answered
@@ -124,23 +127,21 @@ class Work:
     async def put_off(self, failure: PullFailed) -> Outcome:
         """No timeline this time: try again later, each time after a longer while; after too long it is a review."""
         session = self._session
-        stored = await load_snapshots(self._transaction, session.key)
-        since = stored[-1].pull.received_at if stored else session.requested_at
-        # One failure is none: nobody may have asked for a long while before it. (Those by its rate are not counted.)
-        failing = session.attempts > 0 or failure.kind is PullFailure.RATE_LIMITED
-        if failing and self._now - since >= self._limits.evidence_wait:
+        since = self._failing_since()
+        if self._now - since >= self._limits.evidence_wait:
             why = f"no usable timeline for {seconds(self._limits.evidence_wait)} s: {failure.kind.code}"
-            await self._step(State.REVIEW, why, due_at=Instant(self._now + self._limits.review_after))
+            await self._review(why)
             return Outcome.REVIEW
         attempts, wait = self._after(failure)
-        due_at = self._soon(wait)
+        later: dict[str, Any] = {"attempts": attempts, "failing_since": since, "due_at": self._soon(wait)}
+        stored = await load_snapshots(self._transaction, session.key)
         evidence = (await load_evidence(self._transaction, session, interim=True, snapshots=stored)).evidence
         limit_over = Instant(charge(evidence).origin.at + session.time_limit + evidence.card.gap)
         if session.state is State.LIVE and self._now >= limit_over:
             # Past its limit it is over, whatever was said; what it costs only the timeline can tell.
-            await self._step(State.OVER, "past its time limit", over_at=limit_over, attempts=attempts, due_at=due_at)
+            await self._step(State.OVER, "past its time limit", over_at=limit_over, **later)
         else:
-            await change_session(self._transaction, session, attempts=attempts, due_at=due_at, **RELEASED)
+            await change_session(self._transaction, session, **later, **RELEASED)
         log.info("pull.failed", session_id=session.public_id, kind=failure.kind.code, attempts=attempts)
         return Outcome.PULL_FAILED
 
@@ -148,17 +149,17 @@ class Work:
         """The evidence, or a mistake of ours, keeps the session from being worked on."""
         session = self._session
         attempts, wait = session.attempts + 1, self._backoff(session.attempts + 1)
-        running = session.state in RECONCILED
-        if running and session.attempts and self._now - session.requested_at >= self._limits.evidence_wait:
-            until = Instant(self._now + self._limits.review_after)
-            await self._step(State.REVIEW, f"it cannot be worked on: {error}", due_at=until)
+        since = self._failing_since()
+        if session.state in RECONCILED and self._now - since >= self._limits.evidence_wait:
+            await self._review(f"it cannot be worked on: {error}")
             return Outcome.REVIEW
         # Whoever asks out of turn changes no wait: that of a review, above all, ends with the release of its hold.
         is_due = session.due_at is not None and session.due_at <= self._now
         due_at = self._soon(wait) if is_due else session.due_at
         if session.state is State.SETTLED and not may_be_rated_again(session, self._now, self._limits.rerate_window):
             due_at = None
-        await change_session(self._transaction, session, attempts=attempts, due_at=due_at, **RELEASED)
+        failed = {"attempts": attempts, "failing_since": since, "due_at": due_at}
+        await change_session(self._transaction, session, **failed, **RELEASED)
         return Outcome.PULL_FAILED
 
     async def take_in(self, pulled: PulledTimeline) -> Outcome:
@@ -182,13 +183,7 @@ class Work:
                 return Outcome.UPDATED
             case Review():
                 await self._be_over(following.over_at)
-                await self._step(
-                    State.REVIEW,
-                    following.why,
-                    anomalies=_names(interim),
-                    accrued=interim.amount,
-                    due_at=Instant(self._now + limits.review_after),
-                )
+                await self._review(following.why, anomalies=_names(interim), accrued=interim.amount)
                 return Outcome.REVIEW
             case Settle():
                 await self._be_over(following.over_at)
@@ -232,6 +227,7 @@ class Work:
             "anomalies": _names(interim),
             "due_at": due_at,
             "attempts": 0,
+            "failing_since": None,
             "over_at": over,
         }
         if session.state is state:
@@ -289,7 +285,7 @@ class Work:
             earlier = await load_snapshots(self._transaction, session.key)
             if is_news(earlier, pulled):
                 await add_snapshot(self._transaction, session.key, pulled, earlier)
-        done: dict[str, Any] = {"due_at": None if due else session.due_at, "attempts": 0}
+        done: dict[str, Any] = {"due_at": None if due else session.due_at, "attempts": 0, "failing_since": None}
         rating = await rate_again(self._transaction, session)
         if not rating.is_news or rating.seen_before:
             await change_session(self._transaction, session, **done, **RELEASED)
@@ -337,7 +333,16 @@ class Work:
     def _backoff(self, attempts: int) -> Micros:
         return Micros(min(self._limits.reconcile_interval << min(attempts - 1, 16), MAX_BACKOFF))
 
+    def _failing_since(self) -> Instant:
+        session = self._session
+        return failing_from(session.failing_since, due_at=session.due_at, asked_at=self._asked_at, now=self._now)
+
     # Steps
+
+    async def _review(self, why: str, **values: Any) -> None:
+        """A person must look; the hold is kept for a while."""
+        until = Instant(self._now + self._limits.review_after)
+        await self._step(State.REVIEW, why, attempts=0, failing_since=None, due_at=until, **values)
 
     async def _step(
         self,

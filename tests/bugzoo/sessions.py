@@ -445,19 +445,25 @@ BUGS: Final = (
         patches=(
             Patch(
                 "app.settlement.work",
-                """\
-                    accrued=interim.amount,
-                    due_at=Instant(self._now + limits.review_after),
-""",
-                """\
-                    accrued=interim.amount,
-                    due_at=None,
-""",
+                "        until = Instant(self._now + self._limits.review_after)\n",
+                "        until = None\n",
             ),
         ),
         found_by=_test(
             "test_settlement.py::test_asking_for_a_pull_frees_no_hold_of_a_review_before_its_time",
         ),
+    ),
+    Bug(
+        name="our-pause-is-want-of-evidence",
+        does="two failed pulls with a long pause of our own between them send a session into review",
+        patches=(
+            Patch(
+                "app.core.settlement",
+                "    late = 0 if due_at is None else max(0, asked_at - due_at)\n",
+                "    late = 0\n",
+            ),
+        ),
+        found_by=_test("test_settlement.py::test_neither_are_two_with_a_long_pause_of_ours_between_them"),
     ),
     Bug(
         name="given-up-unheard",

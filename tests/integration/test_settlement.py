@@ -94,7 +94,7 @@ async def test_whoever_lost_the_lease_writes_nothing(talktime: World) -> None:
     assert await reconcile(talktime, session) is Outcome.SETTLED
     before = contents(talktime.service.database.conninfo)
     late = PulledTimeline(requested_at=requested_at, received_at=talktime.clock.now(), values=())
-    assert await reconciler._write(key, token, late) is Outcome.NOT_OURS
+    assert await reconciler._write(key, token, late, asked_at=requested_at) is Outcome.NOT_OURS
     assert contents(talktime.service.database.conninfo) == before
     assert len(await entries(talktime, user, "charge")) == 1
 
@@ -159,13 +159,10 @@ async def test_a_timeline_that_cannot_be_had_is_waited_for_and_then_reviewed(
     await talktime.heartbeat(session)
     talktime.provider.timeline_status, talktime.provider.timeline_body = status, said
     problem(await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile"), 502, "provider-unavailable")
-    for _ in range(4):
-        talktime.clock.advance(20_000)
-        await talktime.reconcile()
-        # Over by its time limit; what it costs is not known.
-        assert (await talktime.session(session))["state"] == "over"
-    talktime.clock.advance(6_400)
-    await talktime.reconcile()
+    await talktime.live_through(session, 80_000)
+    # Over by its time limit; what it costs is not known.
+    assert (await talktime.session(session))["state"] == "over"
+    await talktime.live_through(session, 11_000)
     found = await talktime.session(session)
     assert (found["state"], found["held"], found["charged"]) == ("review", "600", None)
     assert await entries(talktime, user, "charge") == []
@@ -655,9 +652,7 @@ async def test_a_session_that_cannot_be_worked_on_comes_into_review(
     with capture_logs() as logged:
         assert await reconcile(talktime, session) is Outcome.PULL_FAILED
         problem(await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile"), 502, "provider-unavailable")
-        for _ in range(10):
-            talktime.clock.advance(9_001)
-            await talktime.reconcile()
+        await talktime.live_through(session, 91_000)
     assert {"reconcile.broke"} == {line["event"] for line in logged if line["log_level"] == "error"}
     shown = await talktime.session(session)
     assert shown["state"] == "review"
@@ -680,3 +675,39 @@ async def test_one_failed_pull_after_a_long_pause_of_ours_is_no_want_of_evidence
     talktime.clock.advance(400)
     await talktime.reconcile()
     assert (await talktime.session(session))["state"] == "settled"
+
+
+@pytest.mark.parametrize("first", [429, 500])
+@pytest.mark.parametrize("second", [429, 500])
+async def test_neither_are_two_with_a_long_pause_of_ours_between_them(talktime: World, first: int, second: int) -> None:
+    _, session = await live(talktime)
+    talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", 20))
+    await talktime.heartbeats_until(session, 30)
+    talktime.clock.advance(31)
+    talktime.provider.timeline_status = first
+    await talktime.reconcile()
+    talktime.clock.advance(90_000)
+    talktime.provider.timeline_status = second
+    for _ in range(3):
+        await talktime.reconcile()
+        assert (await talktime.session(session))["state"] == "over"
+        talktime.clock.advance(400)
+    talktime.provider.timeline_status = 200
+    assert (await talktime.settle(session))["state"] == "settled"
+
+
+async def test_a_pull_that_succeeds_begins_the_wait_for_evidence_anew(
+    databases: WorkerDatabases, providers: ProviderHost
+) -> None:
+    async with world(databases.urls.service, providers.script(), evidence_wait_s=600, settle_delay_s=5_000) as talktime:
+        _, session = await live(talktime)
+        for _ in range(2):
+            talktime.provider.timeline_status = 500
+            await talktime.live_through(session, 550)
+            assert (await talktime.session(session))["state"] != "review"
+            talktime.provider.timeline_status = 200
+            talktime.provider.say(session["provider_session_id"], ("agent", 10))
+            assert await reconcile(talktime, session) is Outcome.UPDATED
+        talktime.provider.timeline_status = 500
+        await talktime.live_through(session, 1_500)
+        assert (await talktime.session(session))["state"] == "review"
