@@ -212,6 +212,7 @@ class Service:
                 self.database,
                 self.ledger,
                 self._clock,
+                self.reconciler,
                 goodwill=Micros(settings.goodwill_days * US_PER_DAY),
                 rerate_window=settings.rerate_window_s,
             ),

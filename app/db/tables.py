@@ -181,6 +181,7 @@ sessions = _distributed(
     _col("lease_until", InstantType, nullable=True),
     _col("attempts", Integer),
     _col("failing_since", InstantType, nullable=True),
+    _col("hold_until", InstantType, nullable=True),
     UniqueConstraint("account_id", "provider_session_id"),
     UniqueConstraint("account_id", "start_key"),
     _of_account(table="accounts"),

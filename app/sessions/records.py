@@ -54,6 +54,8 @@ class Session:
     attempts: int
     failing_since: Instant | None = None
     """Since when its pulls have come to nothing, moved on by what was no fault of theirs; null if the last did not."""
+    hold_until: Instant | None = None
+    """In review: until when its hold is kept; null where there is none to release."""
 
     @property
     def key(self) -> AccountThing:

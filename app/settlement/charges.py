@@ -115,6 +115,7 @@ async def post_charge(
         settled_at=book.now,
         attempts=0,
         failing_since=None,
+        hold_until=None,
         due_at=due_at,
         lease_token=None,
         lease_until=None,
@@ -132,7 +133,31 @@ async def post_charge(
     return new_charge(session, stored, final, amount=drawn.amount, natural_key=natural_key, now=book.now)
 
 
-async def settle_again(transaction: Transaction, book: Book, session: Session, why: str, **values: Any) -> None:
-    """The end of a review of a session that was charged before: the step and the event; its debit stays the one."""
-    await take_step(transaction, session, State.SETTLED, why, book.now, due_at=None, **values)
+async def settle_again(
+    transaction: Transaction,
+    book: Book,
+    session: Session,
+    why: str,
+    *,
+    due_at: Instant | None = None,
+    **values: Any,
+) -> None:
+    """The end of a review of a session that was charged before: the step and the event; its debit stays the one.
+
+    ``due_at``: when to look for late evidence, if ever.
+    """
+    await take_step(
+        transaction,
+        session,
+        State.SETTLED,
+        why,
+        book.now,
+        attempts=0,
+        failing_since=None,
+        hold_until=None,
+        due_at=due_at,
+        lease_token=None,
+        lease_until=None,
+        **values,
+    )
     book.emit(STEP_EVENTS[State.SETTLED], {"session_id": session.public_id, "why": why})

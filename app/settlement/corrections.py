@@ -64,6 +64,11 @@ class RerateDocument(Document):
     dry_run: Flag = False
 
 
+LATE_LOOK_PARTS: Final = 3
+"""A settled session is looked at once more for late evidence after this part of the time in which it may be rated
+again."""
+
+
 class ReviewAction(StrEnum):
     SETTLE = "settle"
     WRITE_OFF = "write_off"
@@ -183,6 +188,15 @@ class Rating:
         return self.is_news and any(self.digest == row.evidence_digest for row in self.earlier)
 
 
+def late_look_at(settled_at: Instant, now: Instant, window: Micros) -> Instant | None:
+    """When to look for late evidence of a session whose settlement or review ends ``now``; null: it would be too late.
+
+    ``settled_at``: when it was charged; ``window``: how long from then it may be rated again.
+    """
+    at = Instant(now + window // LATE_LOOK_PARTS)
+    return at if at - settled_at <= window else None
+
+
 def may_be_rated_again(session: Session, now: Instant, window: Micros) -> bool:
     """Whether the session is settled, not written off, and was settled no longer than ``window`` ago."""
     settled = session.state is State.SETTLED and session.settled_at is not None and not session.written_off
@@ -292,7 +306,8 @@ async def decide_review(
     book.audit(Audit(actor=by.actor, action=f"session.{asked.action}", target=session.public_id, reason=asked.reason))
     if session.charged is None:
         stored = await load_evidence(transaction, session, interim=False)
-        posted = await post_charge(transaction, book, session, stored, why, free=free)
+        look_at = None if free else late_look_at(book.now, book.now, by.rerate_window)
+        posted = await post_charge(transaction, book, session, stored, why, free=free, due_at=look_at)
         await posted.store(transaction, await book.close())
     elif free:
         await _write_off_charged(transaction, book, session, why, asked.reason, by)
@@ -326,7 +341,8 @@ async def _settle_charged(
 ) -> None:
     rating = await rate_again(transaction, session)
     anomalies = sorted(anomaly.value for anomaly in rating.rated.anomalies)
-    await settle_again(transaction, book, session, why, anomalies=anomalies)
+    look_at = late_look_at(session.settled_at or book.now, book.now, by.rerate_window)
+    await settle_again(transaction, book, session, why, due_at=look_at, anomalies=anomalies)
     if not rating.is_news or rating.seen_before:
         await book.close()
         return

@@ -37,9 +37,11 @@ _answers_to_requests = sessions.c.state.in_([State.SETTLED.value, State.REVIEW.v
 
 
 def _due() -> Select[Any]:
-    pulls = and_(sessions.c.state.in_(_PULLED), sessions.c.provider_session_id.is_not(None))
-    failed = sessions.c.attempts > 0
     now = bindparam("now", type_=InstantType)
+    # The hold of a review that took too long is freed before anything else, which needs no pull.
+    looked_at = (sessions.c.state == State.REVIEW.value) & ((sessions.c.hold_until > now).is_not(False))
+    pulls = and_(or_(sessions.c.state.in_(_PULLED), looked_at), sessions.c.provider_session_id.is_not(None))
+    failed = sessions.c.attempts > 0
     found = [
         select(sessions.c.account_id, sessions.c.id, sessions.c.due_at, pulls.label("pulls"), failed.label("failed"))
         .where(sessions.c.due_at <= now, or_(sessions.c.lease_until.is_(None), sessions.c.lease_until < now), kind)

@@ -1,6 +1,6 @@
 """What is done to one session in one transaction: a step, a hold lowered, a charge, a later attempt."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -23,13 +23,15 @@ from app.ports.randomness import Randomness
 from app.receiving import Receiving
 from app.sessions.records import STEP_EVENTS, Session, change_session, load_session, take_step
 from app.settlement.charges import NewCharge, post_charge
-from app.settlement.corrections import Correcting, correct_by_late_evidence, may_be_rated_again, rate_again
+from app.settlement.corrections import (
+    LATE_LOOK_PARTS,
+    Correcting,
+    correct_by_late_evidence,
+    may_be_rated_again,
+    rate_again,
+)
 from app.settlement.evidence import StoredEvidence, card_of_session, load_evidence
-from app.timelines.snapshots import add_snapshot, is_news, load_snapshots
-
-LATE_CHECK_PARTS: Final = 3
-"""A settled session is looked at once more for late evidence after this part of the time in which it may be rated
-again."""
+from app.timelines.snapshots import Snapshot, add_snapshot, is_news, load_snapshots
 
 ACTOR: Final = "reconciliation"
 """Who rates a session again by itself, in the audit log."""
@@ -114,14 +116,6 @@ class Work:
         await self._step(State.FAILED, "no heartbeat came", due_at=None)
         return Outcome.FAILED
 
-    async def free_the_credits_of_a_long_review(self) -> Outcome:
-        """Nobody decided in time: the user's credits are not kept waiting any longer; the session stays in review."""
-        self._book.account.release(self._session.id)
-        await change_session(self._transaction, self._session, due_at=None, **RELEASED)
-        why = "the review took too long: the hold is released"
-        self._book.emit(EventType.SESSION_REVIEW, {"session_id": self._session.public_id, "why": why})
-        return Outcome.REVIEW
-
     # Pulls
 
     async def put_off(self, failure: PullFailed) -> Outcome:
@@ -155,7 +149,7 @@ class Work:
             return Outcome.REVIEW
         # Whoever asks out of turn changes no wait: that of a review, above all, ends with the release of its hold.
         is_due = session.due_at is not None and session.due_at <= self._now
-        due_at = self._soon(wait) if is_due else session.due_at
+        due_at = _earlier(self._soon(wait), session.hold_until) if is_due else session.due_at
         if session.state is State.SETTLED and not may_be_rated_again(session, self._now, self._limits.rerate_window):
             due_at = None
         failed = {"attempts": attempts, "failing_since": since, "due_at": due_at}
@@ -244,7 +238,7 @@ class Work:
 
     async def _settle(self, stored: StoredEvidence) -> None:
         """The one debit of the session, and everything that goes with it."""
-        late_look = self._soon(Micros(self._limits.rerate_window // LATE_CHECK_PARTS))
+        late_look = self._soon(Micros(self._limits.rerate_window // LATE_LOOK_PARTS))
         self._charge = await post_charge(
             self._transaction, self._book, self._session, stored, "the final timeline is in", due_at=late_look
         )
@@ -254,14 +248,64 @@ class Work:
         if self._charge is not None:
             await self._charge.store(self._transaction, entry_ids)
 
-    async def keep_for_the_review(self, pulled: PulledTimeline) -> Outcome:
-        """More to judge by, for whoever decides: nothing but that changes."""
+    # Review
+
+    async def wait_for_a_decision(self, pulled: PulledTimeline | PullFailed | None, *, due: bool) -> Outcome:
+        """Keep what was pulled for whoever decides, until it is final; free the credits if that takes too long.
+
+        ``due``: else somebody asked for it, and no wait changes but that it may have become needless.
+        """
+        session = self._session
+        until = session.hold_until
+        outcome = Outcome.NOT_OURS
+        if until is not None and until <= self._now:
+            self._free_the_credits_of_a_long_review()
+            until, outcome = None, Outcome.REVIEW
+        attempts, wait = session.attempts, self._limits.reconcile_interval
+        values: dict[str, Any] = {}
+        final = session.provider_session_id is None
+        if isinstance(pulled, PulledTimeline):
+            final, values = await self._keep_for_the_review(pulled)
+            attempts, wait, outcome = attempts + 1, self._backoff(attempts + 1), Outcome.UPDATED
+        elif isinstance(pulled, PullFailed):
+            attempts, wait = self._after(pulled)
+            outcome = Outcome.PULL_FAILED
+        if final:
+            values |= {"attempts": 0, "due_at": until}
+        elif due:
+            values |= {"attempts": attempts, "due_at": _earlier(self._soon(wait), until)}
+        await change_session(self._transaction, session, **values, hold_until=until, **RELEASED)
+        return outcome
+
+    def _free_the_credits_of_a_long_review(self) -> None:
+        """Nobody decided in time: the user's credits are not kept waiting any longer; the session stays in review."""
+        self._book.account.release(self._session.id)
+        why = "the review took too long: the hold is released"
+        self._book.emit(EventType.SESSION_REVIEW, {"session_id": self._session.public_id, "why": why})
+
+    async def _keep_for_the_review(self, pulled: PulledTimeline) -> tuple[bool, dict[str, Any]]:
+        """Whether nothing more is to be expected of further pulls, and what changes of the session."""
         session = self._session
         earlier = await load_snapshots(self._transaction, session.key)
-        if is_news(earlier, pulled):
-            await add_snapshot(self._transaction, session.key, pulled, earlier)
-        await change_session(self._transaction, session, **RELEASED)
-        return Outcome.UPDATED
+        charged = session.charged is not None
+        known = list(earlier)
+        new = is_news(earlier, pulled)
+        # What was never charged rests on its last silence as well, until that has come to its end.
+        if new or not (charged or await self._is_final(earlier, earlier[-1].pull.requested_at)):
+            known.append(await add_snapshot(self._transaction, session.key, pulled, earlier))
+        if charged:
+            rated = (await rate_again(self._transaction, session)).rated
+            return not contradicting(rated.anomalies), {"anomalies": _names(rated)}
+        stored = await load_evidence(self._transaction, session, interim=True, snapshots=known)
+        interim = charge(stored.evidence)
+        final = await self._is_final(known, pulled.requested_at) and not contradicting(interim.anomalies)
+        return final, {"anomalies": _names(interim), "accrued": interim.amount}
+
+    async def _is_final(self, known: Sequence[Snapshot], pulled_at: int) -> bool:
+        """Whether the session was over, by the evidence of ``known`` pulls, for long enough when one left."""
+        stored = await load_evidence(self._transaction, self._session, interim=True, snapshots=known)
+        over = await self._over_at(charge(stored.evidence), stored.evidence)
+        return pulled_at >= over + self._limits.settle_delay
 
     # After settlement
 
@@ -296,7 +340,8 @@ class Work:
             told = ", ".join(contradictions)
             why = f"contradicts itself: {told}" if told else "would lower its charge"
             why = f"evidence that came after the session was settled {why}"
-            await self._step(State.REVIEW, why, due_at=None, anomalies=_names(rating.rated))
+            due_at = self._soon(self._limits.reconcile_interval) if contradictions else None
+            await self._step(State.REVIEW, why, attempts=0, due_at=due_at, anomalies=_names(rating.rated))
             await self._book.close()
             return Outcome.REVIEW
         await change_session(self._transaction, session, anomalies=_names(rating.rated), **done, **RELEASED)
@@ -342,7 +387,8 @@ class Work:
     async def _review(self, why: str, **values: Any) -> None:
         """A person must look; the hold is kept for a while."""
         until = Instant(self._now + self._limits.review_after)
-        await self._step(State.REVIEW, why, attempts=0, failing_since=None, due_at=until, **values)
+        due_at = min(until, self._soon(self._limits.reconcile_interval))
+        await self._step(State.REVIEW, why, attempts=0, failing_since=None, hold_until=until, due_at=due_at, **values)
 
     async def _step(
         self,
@@ -364,6 +410,10 @@ class Work:
     def _soon(self, wait: Micros) -> Instant:
         """``wait`` from now, with a tenth of jitter, so that sessions started together do not stay together."""
         return Instant(self._now + wait + self._randomness.below(max(1, wait // 10)))
+
+
+def _earlier(at: Instant, other: Instant | None) -> Instant:
+    return at if other is None else min(at, other)
 
 
 def _names(result: Charge) -> list[str]:

@@ -1,4 +1,4 @@
-"""Since when the pulls of a session have come to nothing.
+"""Since when the pulls of a session have come to nothing, and until when a review keeps its hold.
 
 Revision ID: 0006
 Revises: 0005
@@ -13,15 +13,20 @@ depends_on = None
 
 COLUMNS = """
 alter table sessions
-    add column failing_since timestamptz
+    add column failing_since timestamptz,
+    add column hold_until timestamptz
 """
+
+# Until now the release of the hold was all that a review waited for by itself.
+HOLDS_OF_REVIEWS = "update sessions set hold_until = due_at where state = 'review' and due_at is not null"
 
 
 def upgrade() -> None:
     op.execute(COLUMNS)
+    op.execute(HOLDS_OF_REVIEWS)
     service = context.config.attributes.get("service_role", "talktime_service")
     if service is not None:
-        op.execute(f'grant update (failing_since) on sessions to "{service}"')
+        op.execute(f'grant update (failing_since, hold_until) on sessions to "{service}"')
 
 
 def downgrade() -> None:

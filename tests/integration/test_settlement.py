@@ -608,6 +608,7 @@ async def test_a_pull_that_is_asked_for_in_review_is_kept_to_judge_by(talktime: 
     stored = snapshot_count(talktime, session)
     talktime.provider.say(session["provider_session_id"], ("agent", 12), ("user", 4), ("silence", 30))
     for _ in range(2):
+        talktime.clock.advance(10)
         response = await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile")
         assert (response.status_code, response.json()["state"]) == (200, "review")
     assert snapshot_count(talktime, session) == stored + 1
@@ -620,6 +621,59 @@ async def test_a_pull_that_is_asked_for_in_review_is_kept_to_judge_by(talktime: 
     response = await talktime.client.post(f"/v1/sessions/{session['id']}/review", json=body)
     assert (response.status_code, response.json()["charged"]) == (200, "16")
     assert [entry["amount"] for entry in await entries(talktime, user, "charge")] == ["-16"]
+
+
+# Reviews are kept up to date
+
+
+async def test_a_review_for_want_of_a_timeline_gets_it_as_soon_as_there_is_one(
+    databases: WorkerDatabases, providers: ProviderHost
+) -> None:
+    async with world(databases.urls.service, providers.script(), evidence_wait_s=600) as talktime:
+        user, session = await live(talktime)
+        talktime.provider.timeline_status = 500
+        await talktime.heartbeats_until(session, 60)
+        await talktime.live_through(session, 2_000)
+        assert (await talktime.session(session))["state"] == "review"
+        talktime.provider.timeline_status = 200
+        talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", 3), ("user", 2))
+        await talktime.live_through(session, 4_000)
+        charge = await talktime.get(f"/v1/sessions/{session['id']}/charge")
+        assert charge["proposed"]["amount"] == "15"
+        assert (await talktime.session(session))["accrued"] == "15"
+        pulls = len(talktime.provider.pulls)
+        await talktime.live_through(session, 10_000)
+        assert len(talktime.provider.pulls) == pulls, "that was the final one"
+        assert (await talktime.balance(user))["held"] != "0"
+        await talktime.live_through(session, 86_400)
+        assert (await talktime.balance(user))["held"] == "0"
+
+
+async def test_a_session_that_a_late_heartbeat_revived_is_pulled_until_it_is_over(talktime: World) -> None:
+    user = talktime.user()
+    await talktime.grant(user, "1000")
+    session = await talktime.start_unconfirmed(user)
+    await talktime.live_through(session, 200)
+    assert (await talktime.session(session))["state"] == "failed"
+    session["provider_session_id"] = f"late-{user}"
+    talktime.provider.say(session["provider_session_id"], ("user", 5), ("agent", 10), ("silence", 200))
+    assert (await talktime.heartbeat(session)).status_code == 204
+    await talktime.live_through(session, 70)
+    charge = await talktime.get(f"/v1/sessions/{session['id']}/charge")
+    assert (charge["state"], charge["snapshot"]) == ("review", 1)
+    talktime.provider.say(session["provider_session_id"], ("user", 5), ("agent", 40), ("silence", 200))
+    await talktime.live_through(session, 2_000)
+    charge = await talktime.get(f"/v1/sessions/{session['id']}/charge")
+    assert charge["proposed"]["billed"]["agent_s"] == 40
+    pulls = len(talktime.provider.pulls)
+    await talktime.live_through(session, 10_000)
+    assert len(talktime.provider.pulls) == pulls
+    body = {"action": "settle", "reason": "seen"}
+    response = await talktime.client.post(f"/v1/sessions/{session['id']}/review", json=body)
+    assert (response.status_code, response.json()["state"]) == (200, "settled")
+    pulls = len(talktime.provider.pulls)
+    await talktime.live_through(session, 100_000)
+    assert len(talktime.provider.pulls) == pulls + 1, "looked at once more, like any other"
 
 
 # What breaks
