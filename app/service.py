@@ -72,6 +72,7 @@ FASTEST_WAKE_S: Final = 0.05
 """But no more often than this, in seconds of real time."""
 
 CLOCK_CHECK_S: Final = 10.0
+SET_BACK_CHECK_S: Final = 60.0
 PURGE_CHECK_S: Final = 60.0
 PURGE_EVERY: Final = Micros(600 * US_PER_S)
 PARTITION_CHECK_S: Final = 3600.0
@@ -152,25 +153,28 @@ class Service:
         self._report_every_s = max(FASTEST_WAKE_S, self._clock.real_seconds(report_every))
         self.receiving = Receiving(self.database, self._clock, ids, self._passes_in(self._report_every_s))
         lease = Micros(PULL_DEADLINE_TIMEOUTS * settings.provider_timeout_s + LEASE_MARGIN)
+        limits = ReconcileLimits(
+            reconcile_interval=settings.reconcile_interval_s,
+            settle_delay=settings.settle_delay_s,
+            unconfirmed_ttl=settings.unconfirmed_ttl_s,
+            no_heartbeat_grace=settings.no_heartbeat_grace_s,
+            evidence_wait=settings.evidence_wait_s,
+            review_after=settings.review_after_s,
+            rerate_window=settings.rerate_window_s,
+            goodwill=Micros(settings.goodwill_days * US_PER_DAY),
+        )
+        waits = limits.longest_waits(settings.provider_timeout_s)
+        self._leases = leases = Leases(self.database, self._clock, ids, lease, waits)
         self.reconciler = Reconciler(
             database=self.database,
             ledger=self.ledger,
             gabber=gabber,
             permits=permits,
-            leases=Leases(self.database, self._clock, ids, lease),
+            leases=leases,
             clock=self._clock,
             randomness=randomness,
             receiving=self.receiving,
-            limits=ReconcileLimits(
-                reconcile_interval=settings.reconcile_interval_s,
-                settle_delay=settings.settle_delay_s,
-                unconfirmed_ttl=settings.unconfirmed_ttl_s,
-                no_heartbeat_grace=settings.no_heartbeat_grace_s,
-                evidence_wait=settings.evidence_wait_s,
-                review_after=settings.review_after_s,
-                rerate_window=settings.rerate_window_s,
-                goodwill=Micros(settings.goodwill_days * US_PER_DAY),
-            ),
+            limits=limits,
         )
         self._endings = Endings(database=self.database, ledger=self.ledger, gabber=gabber, clock=self._clock)
         self._writer = TickWriter(DurableStatements(self.database.conninfo))
@@ -277,6 +281,7 @@ class Service:
         self._alarms.every(wake_s, "reconcile", self._reconcile_round)
         self._alarms.every(wake_s, "due", self.post_due)
         self._alarms.every(self._report_every_s, "receiving", self.receiving.report)
+        self._alarms.every(SET_BACK_CHECK_S, "set-back", self.bring_nearer)
         self._alarms.every(PURGE_CHECK_S, "purge", self.purge)
         self._alarms.every(CLOCK_CHECK_S, "clock", self.check_clock)
         self._alarms.every(PARTITION_CHECK_S, "partitions", self.make_partitions)
@@ -327,6 +332,12 @@ class Service:
     async def post_due(self) -> None:
         """Post what time has brought to accounts that nobody touches."""
         await self._jobs.run("post-due", SLOWEST_WAKE, lambda: post_due(self.database, self.ledger, self._clock.now()))
+
+    async def bring_nearer(self) -> None:
+        """Let no session wait for what a clock that was set back would bring too late."""
+        nearer = await self._leases.bring_nearer()
+        if nearer:
+            log.warning("clock.was_set_back", sessions=nearer)
 
     async def purge(self) -> None:
         """Forget stored answers that were kept long enough; join what tells when we were receiving."""

@@ -9,6 +9,7 @@ from app.core.charge import Charge
 from app.core.outages import Outage, passed_by
 from app.core.timeline import Anomaly
 from app.core.units import Instant, Micros
+from app.core.waits import too_far
 
 STOPS_SETTLEMENT: Final = frozenset(
     {Anomaly.BAD_SEGMENT, Anomaly.TIMELINE_LONGER_THAN_ELAPSED, Anomaly.TIMELINE_SHRANK}
@@ -68,9 +69,15 @@ def over_at(
 
 
 def decide(
-    charge: Charge, *, over: Instant, pulled_at: Instant, now: Instant, settle_delay: Micros
+    charge: Charge, *, over: Instant, pulled_at: Instant, now: Instant, settle_delay: Micros, longest: Micros
 ) -> StillLive | Over | Settle | Review:
-    """What comes next for a live session whose timeline was just pulled, by a request sent at ``pulled_at``."""
+    """What comes next for a live session whose timeline was just pulled, by a request sent at ``pulled_at``.
+
+    ``longest``: how long it can still live at most, L + G. If it seems to live for longer, its evidence lies in the
+    future, and nobody can tell any more when it ended.
+    """
+    if too_far(over, longest, now):
+        return Review(now, "our clock was set back while it ran")
     if now < over:
         return StillLive(over)
     final_from = Instant(over + settle_delay)

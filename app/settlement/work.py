@@ -14,14 +14,17 @@ from app.core.lifecycle import RECONCILED, State
 from app.core.outages import Outage, passed_by
 from app.core.settlement import Over, Review, Settle, StillLive, contradicting, decide, failing_from, over_at
 from app.core.units import US_PER_S, Instant, MicroCredits, Micros, seconds
+from app.core.waits import JITTER_PARTS, longest_waits
 from app.core.worst_case import largest_remaining_charge
 from app.db.database import Transaction
 from app.events.outbox import EventType
 from app.gabber import PulledTimeline, PullFailed, PullFailure
+from app.gabber.wire import MAX_RETRY_AFTER
 from app.ledger.book import Book, LedgerPorts
 from app.ports.randomness import Randomness
 from app.receiving import Receiving
 from app.sessions.records import STEP_EVENTS, Session, change_session, load_session, take_step
+from app.sessions.start import STARTING_MARGIN
 from app.settlement.charges import NewCharge, post_charge
 from app.settlement.corrections import (
     LATE_LOOK_PARTS,
@@ -37,6 +40,8 @@ ACTOR: Final = "reconciliation"
 """Who rates a session again by itself, in the audit log."""
 
 MAX_BACKOFF: Final = Micros(3600 * US_PER_S)
+"""No failure, and nothing that a review waits for, puts the next pull off for longer."""
+
 RELEASED: Final = {"lease_token": None, "lease_until": None}
 
 log = structlog.get_logger(__name__)
@@ -67,6 +72,18 @@ class ReconcileLimits:
     review_after: Micros
     rerate_window: Micros
     goodwill: Micros
+
+    def longest_waits(self, provider_timeout: Micros) -> Mapping[State, Micros]:
+        """How far ahead a session's due time may lie, by its state."""
+        return longest_waits(
+            provider_timeout=provider_timeout,
+            starting_margin=STARTING_MARGIN,
+            unconfirmed_ttl=self.unconfirmed_ttl,
+            retry=max(self.reconcile_interval, MAX_BACKOFF, MAX_RETRY_AFTER),
+            settle_delay=self.settle_delay,
+            review_after=self.review_after,
+            late_look=Micros(self.rerate_window // LATE_LOOK_PARTS),
+        )
 
 
 class Work:
@@ -100,7 +117,8 @@ class Work:
 
     async def give_up_waiting_for_the_answer(self) -> Outcome:
         """The process that asked the provider died, or its answer was lost: only a heartbeat can tell now."""
-        due_at = Instant(max(self._now, self._session.requested_at + self._limits.unconfirmed_ttl))
+        ttl = self._limits.unconfirmed_ttl
+        due_at = Instant(max(self._now, min(self._session.requested_at, self._now) + ttl))
         await self._step(State.UNCONFIRMED, "the start was cut off", due_at=due_at)
         return Outcome.UNCONFIRMED
 
@@ -108,7 +126,8 @@ class Work:
         session = self._session
         waited = self._limits.unconfirmed_ttl
         until = passed_by(session.requested_at, waited, await self._outages_since(session.requested_at))
-        if until > self._now:
+        # Asked for in the future, by a clock that was set back since: it is due because that wait was begun anew then.
+        if until > self._now >= session.requested_at:
             # Nobody could have told us of it for a while: that does not count.
             await change_session(self._transaction, session, due_at=until, **RELEASED)
             return Outcome.UNCONFIRMED
@@ -165,7 +184,14 @@ class Work:
         interim = charge(stored.evidence)
         over = await self._over_at(interim, stored.evidence)
         pulled_at = snapshot.pull.requested_at
-        following = decide(interim, over=over, pulled_at=pulled_at, now=self._now, settle_delay=limits.settle_delay)
+        following = decide(
+            interim,
+            over=over,
+            pulled_at=pulled_at,
+            now=self._now,
+            settle_delay=limits.settle_delay,
+            longest=Micros(session.time_limit + stored.evidence.card.gap),
+        )
         match following:
             case StillLive():
                 at_the_latest = Instant(following.over_at + limits.settle_delay)
@@ -257,6 +283,8 @@ class Work:
         """
         session = self._session
         until = session.hold_until
+        if until is not None:
+            until = min(until, Instant(self._now + self._limits.review_after))  # our clock may have been set back
         outcome = Outcome.NOT_OURS
         if until is not None and until <= self._now:
             self._free_the_credits_of_a_long_review()
@@ -409,7 +437,7 @@ class Work:
 
     def _soon(self, wait: Micros) -> Instant:
         """``wait`` from now, with a tenth of jitter, so that sessions started together do not stay together."""
-        return Instant(self._now + wait + self._randomness.below(max(1, wait // 10)))
+        return Instant(self._now + wait + self._randomness.below(max(1, wait // JITTER_PARTS)))
 
 
 def _earlier(at: Instant, other: Instant | None) -> Instant:

@@ -454,6 +454,42 @@ BUGS: Final = (
         ),
     ),
     Bug(
+        name="due-when-the-clock-catches-up",
+        does="a review's hold waits for its due time however far ahead that lies since our clock was set back",
+        patches=(
+            Patch(
+                "app.settlement.leases",
+                "            .where(sessions.c.due_at > nearest, far)\n",
+                "            .where(sessions.c.due_at > nearest, far, sessions.c.state != State.REVIEW.value)\n",
+            ),
+        ),
+        found_by=_test("test_set_back.py::test_a_review_frees_its_credits"),
+    ),
+    Bug(
+        name="lease-until-the-clock-catches-up",
+        does="a lease from before our clock was set back keeps everybody from a session",
+        patches=(
+            Patch(
+                "app.settlement.leases",
+                "sessions.c.lease_until < now, sessions.c.lease_until > too_far)\n",
+                "sessions.c.lease_until < now)\n",
+            ),
+        ),
+        found_by=_test("test_set_back.py::test_rounds_find_sessions_that_are_leased_by_the_clock_of_before"),
+    ),
+    Bug(
+        name="lives-until-the-clock-catches-up",
+        does="a session that ran when our clock was set back keeps its hold until the clock is where it was",
+        patches=(
+            Patch(
+                "app.core.settlement",
+                "    if too_far(over, longest, now):\n",
+                "    if too_far(over, longest, over):\n",
+            ),
+        ),
+        found_by=_test("test_set_back.py::test_a_session_that_runs_comes_into_review_and_its_credits_free"),
+    ),
+    Bug(
         name="our-pause-is-want-of-evidence",
         does="two failed pulls with a long pause of our own between them send a session into review",
         patches=(
