@@ -507,7 +507,7 @@ BUGS: Final = (
         patches=(
             Patch(
                 "app.settlement.work",
-                "        if until > self._now:\n",
+                "        if until > self._now >= session.requested_at:\n",
                 "        if until < session.requested_at:\n",
             ),
         ),
