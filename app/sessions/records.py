@@ -56,6 +56,8 @@ class Session:
     """Since when its pulls have come to nothing, moved on by what was no fault of theirs; null if the last did not."""
     hold_until: Instant | None = None
     """In review: until when its hold is kept; null where there is none to release."""
+    accepted_snapshot: int | None = None
+    """The snapshot that an operator accepted though its timeline had shrunk; null: none was."""
 
     @property
     def key(self) -> AccountThing:

@@ -1,7 +1,7 @@
 """Corrections of a session's charge: giving back, rating again, deciding a review."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -17,6 +17,7 @@ from app.core.entries import EntryKind
 from app.core.ids import AccountThing
 from app.core.ledger import Grant, GrantKind, GrantState
 from app.core.lifecycle import State
+from app.core.timeline import Anomaly
 from app.core.units import Instant, MicroCredits, Micros, format_credits, seconds
 from app.db.database import Transaction
 from app.documents import Document, Flag, PlainString, PositiveCredits, Reason, Text
@@ -306,6 +307,9 @@ async def decide_review(
     book.audit(Audit(actor=by.actor, action=f"session.{asked.action}", target=session.public_id, reason=asked.reason))
     if session.charged is None:
         stored = await load_evidence(transaction, session, interim=False)
+        if not free:
+            session = accepting(session, stored, stored.charge())
+            stored = await load_evidence(transaction, session, interim=False)
         look_at = None if free else late_look_at(book.now, book.now, by.rerate_window)
         posted = await post_charge(transaction, book, session, stored, why, free=free, due_at=look_at)
         await posted.store(transaction, await book.close())
@@ -317,6 +321,16 @@ async def decide_review(
     if settled is None:
         raise RuntimeError("a session under lock is gone")
     return await session_document(transaction, settled)
+
+
+def accepting(session: Session, stored: StoredEvidence, rated: Charge) -> Session:
+    """The session once a person has accepted ``stored`` evidence: if its timeline has shrunk, that is the measure now.
+
+    Earlier pulls told of more that was said; that it is gone is decided, so that alone is no contradiction any more.
+    """
+    if Anomaly.TIMELINE_SHRANK not in rated.anomalies or stored.rated is None:
+        return session
+    return replace(session, accepted_snapshot=stored.rated.n)
 
 
 async def _write_off_charged(
@@ -340,9 +354,20 @@ async def _settle_charged(
     transaction: Transaction, book: Book, session: Session, why: str, reason: str, by: Correcting
 ) -> None:
     rating = await rate_again(transaction, session)
+    if rating.is_news and not rating.seen_before:
+        session = accepting(session, rating.stored, rating.rated)
+        rating = await rate_again(transaction, session)
     anomalies = sorted(anomaly.value for anomaly in rating.rated.anomalies)
     look_at = late_look_at(session.settled_at or book.now, book.now, by.rerate_window)
-    await settle_again(transaction, book, session, why, due_at=look_at, anomalies=anomalies)
+    await settle_again(
+        transaction,
+        book,
+        session,
+        why,
+        due_at=look_at,
+        anomalies=anomalies,
+        accepted_snapshot=session.accepted_snapshot,
+    )
     if not rating.is_news or rating.seen_before:
         await book.close()
         return

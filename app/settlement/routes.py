@@ -73,6 +73,7 @@ async def charge_document(transaction: Transaction, key: AccountThing, load_outa
         "proposed": await _proposed(transaction, session, stored, final=final),
         **(await _posted(transaction, session, versions[0]) if final else _NOTHING_POSTED),
         "snapshot": None if stored.rated is None else stored.rated.n,
+        "accepted_snapshot": stored.accepted_snapshot,
         "heartbeats": [format_instant(heartbeat) for heartbeat in stored.evidence.heartbeats],
     }
 

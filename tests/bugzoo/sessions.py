@@ -538,6 +538,30 @@ BUGS: Final = (
         found_by=_test("test_late_evidence.py::test_a_timeline_that_shrank_is_for_a_person_to_judge"),
     ),
     Bug(
+        name="accepted-loss-held-against-it",
+        does="a timeline that grows again after an operator accepted its loss is held against what was lost",
+        patches=(
+            Patch(
+                "app.settlement.corrections",
+                "    return replace(session, accepted_snapshot=stored.rated.n)\n",
+                "    return session\n",
+            ),
+        ),
+        found_by=_test("test_late_evidence.py::test_what_grows_after_an_accepted_loss_is_charged_by_itself"),
+    ),
+    Bug(
+        name="accepted-loss-is-no-measure",
+        does="after an operator accepted a timeline's loss, a further one is no contradiction any more",
+        patches=(
+            Patch(
+                "app.core.alignment",
+                "    if max(pull.speech for pull in pulls[accepted:]) - rated.speech > SHRINK_TOLERANCE:\n",
+                "    if not accepted and max(pull.speech for pull in pulls) - rated.speech > SHRINK_TOLERANCE:\n",
+            ),
+        ),
+        found_by=Run(Layer.UNIT, only=("test_charging_constants.py",)),
+    ),
+    Bug(
         name="late-look-for-ever",
         does="late evidence changes a charge however long ago it was posted",
         patches=(

@@ -215,6 +215,44 @@ async def test_an_operator_has_the_difference_posted(talktime: World) -> None:
     assert await findings(talktime.service.database.conninfo) == []
 
 
+async def test_what_grows_after_an_accepted_loss_is_charged_by_itself(talktime: World) -> None:
+    """Still less than what was once said: what was accepted is the measure."""
+    user, session = await reviewed(talktime)
+    await decide(talktime, session, "settle")
+    assert (await talktime.session(session))["anomalies"] == []
+    say(talktime, session, ("agent", 7), ("silence", 200))
+    assert await reconcile(talktime, session) is Outcome.RATED_AGAIN
+    assert await amounts(talktime, user) == [("charge", "-15"), ("rerate", "6"), ("rerate", "-3")]
+    charge = await talktime.get(f"/v1/sessions/{session['id']}/charge")
+    assert (charge["amount"], charge["anomalies"], charge["snapshot"], charge["accepted_snapshot"]) == ("12", [], 5, 4)
+    async with talktime.service.database.reading() as transaction:
+        replayed = await replay(transaction, talktime.key(session))
+    assert [(one.version, one.differences) for one in replayed] == [(1, ()), (2, ()), (3, ())]
+    say(talktime, session, ("agent", 5), ("silence", 200))
+    assert await reconcile(talktime, session) is Outcome.REVIEW
+    assert "timeline_shrank" in (await talktime.session(session))["anomalies"], "but not a further loss"
+    assert await findings(talktime.service.database.conninfo) == []
+
+
+async def test_a_loss_that_was_accepted_before_it_was_charged_is_the_measure_as_well(talktime: World) -> None:
+    user = talktime.user()
+    await talktime.grant(user, "1000")
+    session = await talktime.start(user)
+    say(talktime, session, ("agent", 10), ("silence", 20))
+    await talktime.heartbeats_until(session, 30)
+    await reconcile(talktime, session)
+    say(talktime, session, ("agent", 4), ("silence", 60))
+    assert (await talktime.settle(session))["state"] == "review"
+    await decide(talktime, session, "settle")
+    assert await amounts(talktime, user) == [("charge", "-9")]
+    before = contents(talktime.service.database.conninfo)
+    assert await reconcile(talktime, session) is Outcome.UPDATED
+    assert contents(talktime.service.database.conninfo) == before, "what was accepted is no news"
+    say(talktime, session, ("agent", 6), ("silence", 60))
+    assert await reconcile(talktime, session) is Outcome.RATED_AGAIN
+    assert await amounts(talktime, user) == [("charge", "-9"), ("rerate", "-2")]
+
+
 async def test_an_operator_gives_all_of_it_back(talktime: World) -> None:
     user, session = await reviewed(talktime)
     shown = await decide(talktime, session, "write_off")
