@@ -211,7 +211,14 @@ class Service:
         )
         for router in (
             session_routes(self.database, self.starts),
-            settlement_routes(self.database, self.reconciler, self._endings, self.receiving),
+            settlement_routes(
+                self.database,
+                self.reconciler,
+                self._endings,
+                self.receiving,
+                self._clock,
+                rerate_window=settings.rerate_window_s,
+            ),
             session_correction_routes(
                 self.database,
                 self.ledger,

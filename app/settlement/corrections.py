@@ -65,6 +65,9 @@ class RerateDocument(Document):
     dry_run: Flag = False
 
 
+TOO_LATE_FOR_MORE: Final = "it is too late to charge more"
+"""How the step begins by which a review ends after the re-rate window, if it would have raised the charge."""
+
 LATE_LOOK_PARTS: Final = 3
 """A settled session is looked at once more for late evidence after this part of the time in which it may be rated
 again."""
@@ -200,8 +203,12 @@ def late_look_at(settled_at: Instant, now: Instant, window: Micros) -> Instant |
 
 def may_be_rated_again(session: Session, now: Instant, window: Micros) -> bool:
     """Whether the session is settled, not written off, and was settled no longer than ``window`` ago."""
-    settled = session.state is State.SETTLED and session.settled_at is not None and not session.written_off
-    return settled and now - (session.settled_at or 0) <= window
+    return session.state is State.SETTLED and not session.written_off and within_window(session, now, window)
+
+
+def within_window(session: Session, now: Instant, window: Micros) -> bool:
+    """Whether the session was charged, no longer than ``window`` ago: else it is never charged more."""
+    return session.settled_at is not None and now - session.settled_at <= window
 
 
 async def rate_again(transaction: Transaction, session: Session, other_card: UUID | None = None) -> Rating:
@@ -291,8 +298,8 @@ async def decide_review(
 ) -> dict[str, Any]:
     """End a review: settle the session as its evidence is rated, or write it off. The session's document.
 
-    Of a session that was charged before it came into review, the difference is posted as when it is rated again; what
-    is written off is given back.
+    Of a session that was charged before it came into review, the difference is posted as when it is rated again, which
+    after the re-rate window can only lower the charge; what is written off is given back.
 
     Raises a :class:`~app.errors.Problem`: 404, 409 ``session-not-in-review``.
     """
@@ -357,6 +364,10 @@ async def _settle_charged(
     if rating.is_news and not rating.seen_before:
         session = accepting(session, rating.stored, rating.rated)
         rating = await rate_again(transaction, session)
+    # What is in the customer's favour is never too late; more is charged only while a rating is possible as well.
+    too_late = rating.rated.amount > rating.before and not within_window(session, by.now, by.rerate_window)
+    if too_late:
+        why = f"{TOO_LATE_FOR_MORE}; {why}"
     anomalies = sorted(anomaly.value for anomaly in rating.rated.anomalies)
     look_at = late_look_at(session.settled_at or book.now, book.now, by.rerate_window)
     await settle_again(
@@ -368,7 +379,7 @@ async def _settle_charged(
         anomalies=anomalies,
         accepted_snapshot=session.accepted_snapshot,
     )
-    if not rating.is_news or rating.seen_before:
+    if too_late or not rating.is_news or rating.seen_before:
         await book.close()
         return
     difference, _ = _correct(book, session, rating, reason, by)

@@ -567,8 +567,8 @@ BUGS: Final = (
         patches=(
             Patch(
                 "app.settlement.corrections",
-                "    return settled and now - (session.settled_at or 0) <= window\n",
-                "    return settled\n",
+                "    return session.settled_at is not None and now - session.settled_at <= window\n",
+                "    return session.settled_at is not None\n",
             ),
         ),
         found_by=_test("test_late_evidence.py::test_after_a_long_outage_of_ours_it_is_too_late"),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.core.units import US_PER_S, Instant, Micros, format_instant, parse_instant
-from app.settlement.corrections import LATE_LOOK_PARTS
+from app.settlement.corrections import LATE_LOOK_PARTS, TOO_LATE_FOR_MORE
 from app.settlement.replay import replay
 from app.settlement.work import ACTOR, Outcome
 from tests.support.invariants import findings
@@ -264,6 +264,52 @@ async def test_an_operator_gives_all_of_it_back(talktime: World) -> None:
     response = await talktime.client.post(f"/v1/sessions/{session['id']}/rerate", json={"reason": "x"})
     problem(response, 409, "session-written-off")
     assert await findings(talktime.service.database.conninfo) == []
+
+
+@pytest.mark.parametrize(
+    ("after_s", "agent_s", "posted"),
+    [
+        pytest.param(WINDOW_S - 3_600, 4, [("rerate", "6")], id="within the window, less"),
+        pytest.param(WINDOW_S - 3_600, 11, [("rerate", "-1")], id="within the window, more"),
+        pytest.param(10 * WINDOW_S, 4, [("rerate", "6")], id="after the window, less"),
+        pytest.param(10 * WINDOW_S, 11, [], id="after the window, more"),
+    ],
+)
+async def test_after_the_window_a_review_can_only_lower_the_charge(
+    talktime: World, after_s: int, agent_s: int, posted: list[tuple[str, str]]
+) -> None:
+    user, session = await reviewed(talktime)
+    say(talktime, session, ("agent", agent_s), ("silence", 200))
+    talktime.clock.advance(after_s)
+    proposed = (await talktime.get(f"/v1/sessions/{session['id']}/charge"))["settles_at"]
+    shown = await decide(talktime, session, "settle")
+    assert (shown["state"], shown["charged"]) == ("settled", "15")
+    assert await amounts(talktime, user) == [("charge", "-15"), *posted]
+    why = (await talktime.session(session))["steps"][-1]["why"]
+    assert why.startswith(TOO_LATE_FOR_MORE) is (not posted)
+    assert proposed == "9", "by the pull of before"
+    assert await findings(talktime.service.database.conninfo) == []
+
+
+async def test_what_a_review_would_settle_at_is_told(talktime: World) -> None:
+    _, session = await reviewed(talktime)
+    say(talktime, session, ("agent", 11), ("silence", 200))
+    await reconcile(talktime, session)
+    path = f"/v1/sessions/{session['id']}/charge"
+    charge = await talktime.get(path)
+    assert (charge["proposed"]["amount"], charge["settles_at"]) == ("16", "16")
+    talktime.clock.advance(WINDOW_S + 1)
+    charge = await talktime.get(path)
+    assert (charge["proposed"]["amount"], charge["settles_at"]) == ("16", "15"), "it is too late for more"
+    await decide(talktime, session, "settle")
+    assert (await talktime.get(path))["settles_at"] is None
+
+
+async def test_a_write_off_is_never_too_late(talktime: World) -> None:
+    user, session = await reviewed(talktime)
+    talktime.clock.advance(10 * WINDOW_S)
+    await decide(talktime, session, "write_off")
+    assert await amounts(talktime, user) == [("charge", "-15"), ("refund", "15")]
 
 
 async def test_what_was_refunded_meanwhile_is_not_given_back_again(talktime: World) -> None:
