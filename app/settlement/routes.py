@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from app.budget import provider_busy
 from app.core.budget import NotNow
+from app.core.charge import Charge
 from app.core.ids import AccountThing, Kind, public_id
 from app.core.lifecycle import State
 from app.core.lossless_json import dumps, plain_json
@@ -77,14 +78,14 @@ async def charge_document(
         "state": session.state.value,
         "final": final,
         **await _proposed(transaction, session, stored, now=now, rerate_window=rerate_window),
-        **(await _posted(transaction, session, versions[0]) if final else _NOTHING_POSTED),
+        **(await _posted(transaction, session, versions, rated) if final else _NOTHING_POSTED),
         "snapshot": None if stored.rated is None else stored.rated.n,
         "accepted_snapshot": stored.accepted_snapshot,
         "heartbeats": [format_instant(heartbeat) for heartbeat in stored.evidence.heartbeats],
     }
 
 
-_NOTHING_POSTED: Final = {"entry_id": None, "charged": None, "given_back": None}
+_NOTHING_POSTED: Final = {"entry_id": None, "charged": None, "given_back": None, "leakage": None}
 
 
 async def _proposed(
@@ -107,15 +108,22 @@ async def _proposed(
     }
 
 
-async def _posted(transaction: Transaction, session: Session, first: Row[Any]) -> dict[str, Any]:
-    """What the ledger has of it: the first debit, what was charged in all, and what was given back of that."""
-    entry_id = first.entry_id
+async def _posted(
+    transaction: Transaction, session: Session, versions: Sequence[Row[Any]], rated: Charge
+) -> dict[str, Any]:
+    """What the ledger has of it: the first debit, what was charged in all, and what was given back of that.
+
+    ``versions``: its charges, the last of which was ``rated`` at what it would be if nothing were leakage.
+    """
+    entry_id = versions[0].entry_id
+    leakage = max(0, rated.amount - versions[-1].amount) + rated.beyond_authorization
     debits = await paid_debits(transaction, session.account_id, session.id)
     gross = sum(debit.gross for debit in debits)
     return {
         "entry_id": None if entry_id is None else public_id(Kind.ENTRY, session.account_id, entry_id),
         "charged": format_credits(MicroCredits(gross)),
         "given_back": format_credits(MicroCredits(gross - sum(debit.left for debit in debits))),
+        "leakage": format_credits(MicroCredits(leakage)),
     }
 
 
