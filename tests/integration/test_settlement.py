@@ -521,7 +521,7 @@ async def test_the_charge_of_a_settled_session_never_changes(talktime: World) ->
         assert (await talktime.client.post("/v1/rate-cards", json=card)).status_code == 201
         await talktime.grant(user, "1")
         # What contradicts it is looked at by a person; nothing of it is changed.
-        assert {**await talktime.get(path), "state": "settled", "proposed": None} == first
+        assert {**await talktime.get(path), "state": "settled", "proposed": None, "settles_at": None} == first
 
 
 async def test_settings_decide_when_a_session_is_settled(databases: WorkerDatabases, providers: ProviderHost) -> None:
