@@ -2,8 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
@@ -79,7 +80,8 @@ SLOWEST_WAKE: Final = Micros(US_PER_S)
 FASTEST_WAKE_S: Final = 0.05
 """But no more often than this, in seconds of real time."""
 
-CLOCK_CHECK_S: Final = 10.0
+CLOCK_CHECK_S: Final = 2.0
+SET_BACK_CHECK_S: Final = 60.0
 PURGE_CHECK_S: Final = 60.0
 PURGE_EVERY: Final = Micros(600 * US_PER_S)
 PARTITION_CHECK_S: Final = 3600.0
@@ -91,6 +93,9 @@ RETENTION_EVERY: Final = Micros(3600 * US_PER_S)
 
 MAX_DISAGREEMENT: Final = Micros(US_PER_S)
 """Our clock may be this far from the database's; further off, the service is not ready."""
+
+READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+WRONG_CLOCK: Final = "our clock and the database's disagree; nothing was stored, try again"
 
 log = structlog.get_logger(__name__)
 
@@ -174,25 +179,28 @@ class Service:
         self._report_every_s = max(FASTEST_WAKE_S, self._clock.real_seconds(report_every))
         self.receiving = Receiving(self.database, self._clock, ids, self._passes_in(self._report_every_s))
         lease = Micros(PULL_DEADLINE_TIMEOUTS * settings.provider_timeout_s + LEASE_MARGIN)
+        limits = ReconcileLimits(
+            reconcile_interval=settings.reconcile_interval_s,
+            settle_delay=settings.settle_delay_s,
+            unconfirmed_ttl=settings.unconfirmed_ttl_s,
+            no_heartbeat_grace=settings.no_heartbeat_grace_s,
+            evidence_wait=settings.evidence_wait_s,
+            review_after=settings.review_after_s,
+            rerate_window=settings.rerate_window_s,
+            goodwill=Micros(settings.goodwill_days * US_PER_DAY),
+        )
+        waits = limits.longest_waits(settings.provider_timeout_s)
+        self._leases = leases = Leases(self.database, self._clock, ids, lease, waits)
         self.reconciler = Reconciler(
             database=self.database,
             ledger=self.ledger,
             gabber=gabber,
             permits=permits,
-            leases=Leases(self.database, self._clock, ids, lease),
+            leases=leases,
             clock=self._clock,
             randomness=randomness,
             receiving=self.receiving,
-            limits=ReconcileLimits(
-                reconcile_interval=settings.reconcile_interval_s,
-                settle_delay=settings.settle_delay_s,
-                unconfirmed_ttl=settings.unconfirmed_ttl_s,
-                no_heartbeat_grace=settings.no_heartbeat_grace_s,
-                evidence_wait=settings.evidence_wait_s,
-                review_after=settings.review_after_s,
-                rerate_window=settings.rerate_window_s,
-                goodwill=Micros(settings.goodwill_days * US_PER_DAY),
-            ),
+            limits=limits,
         )
         self._endings = Endings(database=self.database, ledger=self.ledger, gabber=gabber, clock=self._clock)
         self._writer = TickWriter(DurableStatements(self.database.conninfo))
@@ -209,7 +217,7 @@ class Service:
         self._retention = Micros(settings.tick_retention_days * US_PER_DAY)
         self._rounds: set[asyncio.Task[object]] = set()
         self._disagreement: Micros | None = None
-        self.app: ASGIApp = RequestIds(_Front(heartbeats, self._build_api(settings)))
+        self.app: ASGIApp = RequestIds(_Front(heartbeats, self._build_api(settings), self.clock_agrees))
 
     # HTTP
 
@@ -227,11 +235,19 @@ class Service:
         )
         for router in (
             session_routes(self.database, self.starts),
-            settlement_routes(self.database, self.reconciler, self._endings, self.receiving),
+            settlement_routes(
+                self.database,
+                self.reconciler,
+                self._endings,
+                self.receiving,
+                self._clock,
+                rerate_window=settings.rerate_window_s,
+            ),
             session_correction_routes(
                 self.database,
                 self.ledger,
                 self._clock,
+                self.reconciler,
                 goodwill=Micros(settings.goodwill_days * US_PER_DAY),
                 rerate_window=settings.rerate_window_s,
             ),
@@ -277,9 +293,13 @@ class Service:
             faults = await self.database.faults()
         except (DatabaseUnavailable, SQLAlchemyError):
             return ["the database cannot be reached, or holds no schema of ours"]
-        if self._disagreement is not None and abs(self._disagreement) > MAX_DISAGREEMENT:
+        if not self.clock_agrees():
             faults.append("our clock and the database's disagree by more than a second")
         return faults
+
+    def clock_agrees(self) -> bool:
+        """Whether our clock may be gone by: while it is too far from the database's, nothing is stamped or judged."""
+        return self._disagreement is None or abs(self._disagreement) <= MAX_DISAGREEMENT
 
     # Life
 
@@ -302,18 +322,26 @@ class Service:
         await self.receiving.report()
 
     def set_alarms(self) -> None:
-        """Wake reconciliation and upkeep from here on."""
+        """Wake reconciliation and upkeep from here on, but for times in which our clock is wrong."""
         wake = Micros(min(SLOWEST_WAKE, self._reconcile_interval // 10))
         wake_s = max(FASTEST_WAKE_S, self._clock.real_seconds(wake))
-        self._alarms.every(wake_s, "reconcile", self._reconcile_round)
-        self._alarms.every(wake_s, "due", self.post_due)
-        self._alarms.every(self._report_every_s, "receiving", self.receiving.report)
-        self._alarms.every(WRITE_EVERY_S, "key-use", self._key_use.write)
-        self._alarms.every(PURGE_CHECK_S, "purge", self.purge)
+        for every_s, name, work in (
+            (wake_s, "reconcile", self._reconcile_round),
+            (wake_s, "due", self.post_due),
+            (self._report_every_s, "receiving", self.receiving.report),
+            (WRITE_EVERY_S, "key-use", self._key_use.write),
+            (SET_BACK_CHECK_S, "set-back", self.bring_nearer),
+            (PURGE_CHECK_S, "purge", self.purge),
+            (PARTITION_CHECK_S, "partitions", self.make_partitions),
+            (RETENTION_CHECK_S, "retention", self.drop_old_ticks),
+        ):
+            self._alarms.every(every_s, name, partial(self._if_the_clock_agrees, work))
         self._alarms.every(CLOCK_CHECK_S, "clock", self.check_clock)
-        self._alarms.every(PARTITION_CHECK_S, "partitions", self.make_partitions)
-        self._alarms.every(RETENTION_CHECK_S, "retention", self.drop_old_ticks)
         self._alarms.start()
+
+    async def _if_the_clock_agrees(self, work: Callable[[], Awaitable[object]]) -> None:
+        if self.clock_agrees():
+            await work()
 
     async def stop(self) -> None:
         """Finish what was begun: rounds under way, heartbeats taken but not written. Then close all connections."""
@@ -322,7 +350,8 @@ class Service:
             await asyncio.wait(self._rounds)
         await self.reconciler.finish()
         await self._writer.close()
-        await self.receiving.report_the_end()
+        if self.clock_agrees():
+            await self.receiving.report_the_end()
         await self._gabber.aclose()
         if self._issuer is not None:
             await self._issuer.aclose()
@@ -346,7 +375,10 @@ class Service:
             return
         first = self._disagreement is None
         before = self._clock.now()
-        self._disagreement = disagreement(before, await self.database.clock(), self._clock.now())
+        database, after = await self.database.clock(), self._clock.now()
+        if not first and after - before > MAX_DISAGREEMENT:
+            return  # answered so late that it says too little
+        self._disagreement = disagreement(before, database, after)
         if first:
             self._clock.set_first(self._disagreement)
             self._disagreement = Micros(0)
@@ -363,6 +395,12 @@ class Service:
     async def post_due(self) -> None:
         """Post what time has brought to accounts that nobody touches."""
         await self._jobs.run("post-due", SLOWEST_WAKE, lambda: post_due(self.database, self.ledger, self._clock.now()))
+
+    async def bring_nearer(self) -> None:
+        """Let no session wait for what a clock that was set back would bring too late."""
+        nearer = await self._leases.bring_nearer()
+        if nearer:
+            log.warning("clock.was_set_back", sessions=nearer)
 
     async def purge(self) -> None:
         """Forget stored answers that were kept long enough; join what tells when we were receiving."""
@@ -389,12 +427,15 @@ class Service:
 class _Front:
     """Heartbeats pass by the framework; everything else goes through it."""
 
-    def __init__(self, heartbeats: HeartbeatEndpoint, api: FastAPI) -> None:
+    def __init__(self, heartbeats: HeartbeatEndpoint, api: FastAPI, clock_agrees: Callable[[], bool]) -> None:
         self._heartbeats = heartbeats
         self._api = api
+        self._clock_agrees = clock_agrees
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(PATH):
+        if scope["type"] == "http" and scope["method"] not in READS and not self._clock_agrees():
+            await problem_response(Problem(UNAVAILABLE, WRONG_CLOCK))(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"].startswith(PATH):
             await self._heartbeats(scope, receive, send)
         elif scope["type"] == "http" and (fault := _address_fault(scope)) is not None:
             await problem_response(Problem(INVALID_REQUEST, fault))(scope, receive, send)

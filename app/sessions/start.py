@@ -349,8 +349,9 @@ class Starts:
         if bound_elsewhere and session.state in RECONCILED:
             # A heartbeat bound another id while we waited: one of the two is not ours. A person must look.
             why = "the provider's answer and the first heartbeat name different sessions"
-            due_at = Instant(book.now + self._limits.review_after)
-            await self._step(transaction, book, session, State.REVIEW, why, due_at=due_at)
+            hold_until = Instant(book.now + self._limits.review_after)
+            due_at = min(hold_until, Instant(book.now + self._limits.reconcile_interval))
+            await self._step(transaction, book, session, State.REVIEW, why, hold_until=hold_until, due_at=due_at)
         elif session.provider_session_id is None and await is_bound(
             transaction, session.account_id, started.provider_session_id
         ):

@@ -23,15 +23,23 @@ from app.settlement.corrections import (
     Correcting,
     RefundDocument,
     RerateDocument,
+    ReviewAction,
     ReviewDocument,
     decide_review,
     refund,
     rerate,
 )
+from app.settlement.reconciler import Reconciler
 
 
 def session_correction_routes(
-    database: Database, ledger: LedgerPorts, clock: Clock, *, goodwill: Micros, rerate_window: Micros
+    database: Database,
+    ledger: LedgerPorts,
+    clock: Clock,
+    reconciler: Reconciler,
+    *,
+    goodwill: Micros,
+    rerate_window: Micros,
 ) -> APIRouter:
     """The routes; ``goodwill``: how long a grant of goodwill lasts. ``rerate_window``: after settlement."""
     router = APIRouter(prefix="/v1/sessions", tags=["corrections"])
@@ -45,6 +53,8 @@ def session_correction_routes(
     ) -> Response:
         asked, key = await read_keyed(request, kind)
         session = session_key(session_id)
+        if isinstance(asked, ReviewDocument) and asked.action is ReviewAction.SETTLE:
+            await reconciler.bring_up_to_date(session)
         by = Correcting(
             ledger=ledger,
             now=clock.now(),
