@@ -10,12 +10,8 @@ from urllib.parse import quote, unquote_to_bytes
 import httpx
 import structlog
 from fastapi import Depends, FastAPI
-from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
@@ -23,12 +19,11 @@ from app.accounts.correction_routes import correction_routes
 from app.accounts.routes import account_routes
 from app.accounts.settings_routes import settings_routes
 from app.budget import ProviderBudget
-from app.core.account import BrokenLedger
 from app.core.ids import AccountThing
 from app.core.units import US_PER_DAY, US_PER_S, Micros, datetime_of
 from app.db.database import Database, DatabaseUnavailable, disagreement
 from app.db.durable import DurableStatements
-from app.errors import INTERNAL, INVALID_REQUEST, METHOD_NOT_ALLOWED, NOT_FOUND, UNAVAILABLE, Code, Problem
+from app.errors import INVALID_REQUEST, Problem
 from app.finance.routes import finance_routes
 from app.gabber import Capabilities, Gabber
 from app.gabber.client import PULL_DEADLINE_TIMEOUTS
@@ -38,8 +33,10 @@ from app.heartbeats.retention import drop_old_ticks
 from app.heartbeats.writer import TickWriter
 from app.http.answers import problem_response
 from app.http.auth import Authenticator
+from app.http.headers import CrossOrigin, WithHeaders, headers_of
 from app.http.idempotency import purge
 from app.http.parameters import known_parameters
+from app.http.problems import add_problem_handlers
 from app.keys import KeyRing, Purpose
 from app.ledger.book import LedgerPorts
 from app.ledger.due import post_due
@@ -180,6 +177,7 @@ class Service:
             bindings=Bindings(self.database, self.ledger, settings.reconcile_interval_s),
             clock=self._clock,
             randomness=randomness,
+            headers=headers_of(settings.public_url),
         )
         self._jobs = Jobs(self.database, self._clock, ids)
         self._alarms = Alarms()
@@ -187,7 +185,7 @@ class Service:
         self._retention = Micros(settings.tick_retention_days * US_PER_DAY)
         self._rounds: set[asyncio.Task[object]] = set()
         self._disagreement: Micros | None = None
-        self.app: ASGIApp = _Front(heartbeats, self._build_api(settings))
+        self.app: ASGIApp = _Front(heartbeats, self._build_api(settings), settings)
 
     # HTTP
 
@@ -236,7 +234,7 @@ class Service:
             faults = await self.faults()
             return JSONResponse({"status": "unready" if faults else "ready", "faults": faults}, 503 if faults else 200)
 
-        _add_problem_handlers(api)
+        add_problem_handlers(api)
         return api
 
     async def faults(self) -> list[str]:
@@ -352,14 +350,22 @@ class Service:
 class _Front:
     """Heartbeats pass by the framework; everything else goes through it."""
 
-    def __init__(self, heartbeats: HeartbeatEndpoint, api: FastAPI) -> None:
+    def __init__(self, heartbeats: HeartbeatEndpoint, api: FastAPI, settings: Settings) -> None:
         self._heartbeats = heartbeats
         self._api = api
+        inner: ASGIApp = self._call_api
+        if settings.cors_origins:
+            inner = CrossOrigin(inner, settings.cors_origins)
+        self._with_headers = WithHeaders(inner, headers_of(settings.public_url))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith(PATH):
             await self._heartbeats(scope, receive, send)
-        elif scope["type"] == "http" and (fault := _address_fault(scope)) is not None:
+        else:
+            await self._with_headers(scope, receive, send)
+
+    async def _call_api(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (fault := _address_fault(scope)) is not None:
             await problem_response(Problem(INVALID_REQUEST, fault))(scope, receive, send)
         else:
             await self._api(_segmented(scope), receive, send)
@@ -395,55 +401,3 @@ def _ledger_keys(settings: Settings) -> LedgerKeys:
     if keys is None:
         raise BadSettings("TALKTIME_LEDGER_KEYS: is required with a database of your own")
     return keys
-
-
-_HTTP_PROBLEMS: Final[dict[int, Code]] = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}
-
-
-def _add_problem_handlers(api: FastAPI) -> None:
-    async def problem(_request: Request, error: Exception) -> Response:
-        return problem_response(error) if isinstance(error, Problem) else _internal(error)
-
-    async def http_error(request: Request, error: Exception) -> Response:
-        if not isinstance(error, HTTPException):
-            return _internal(error)
-        code = _HTTP_PROBLEMS.get(error.status_code) or Code("http-error", error.status_code, "The request failed")
-        headers = dict(error.headers or {})
-        if code is METHOD_NOT_ALLOWED:
-            headers["Allow"] = ", ".join(sorted(_methods(api, request.scope)))
-        return problem_response(Problem(code, code.title, headers=headers))
-
-    async def invalid_query(_request: Request, _error: Exception) -> Response:
-        return problem_response(Problem(Code("invalid-request", 422, "The request is not valid"), "see the call"))
-
-    async def unavailable(_request: Request, error: Exception) -> Response:
-        log.warning("request.database_unavailable", why=str(error))
-        return problem_response(Problem(UNAVAILABLE, "nothing may have been changed; try again with the same key"))
-
-    async def contradiction(_request: Request, error: Exception) -> Response:
-        log.error("ledger.broken", exc_info=error)
-        return problem_response(Problem(INTERNAL, "the ledger contradicts itself: run talktime verify"))
-
-    async def broken(_request: Request, error: Exception) -> Response:
-        return _internal(error)
-
-    api.add_exception_handler(Problem, problem)
-    api.add_exception_handler(HTTPException, http_error)
-    api.add_exception_handler(RequestValidationError, invalid_query)
-    api.add_exception_handler(DatabaseUnavailable, unavailable)
-    api.add_exception_handler(BrokenLedger, contradiction)
-    api.add_exception_handler(Exception, broken)
-
-
-def _methods(api: FastAPI, scope: Scope) -> set[str]:
-    """All methods of an address; the framework tells only those of the first route that fits."""
-    return {
-        method
-        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in api.routes)
-    }
-
-
-def _internal(error: Exception) -> Response:
-    log.error("request.broke", exc_info=error)
-    return problem_response(Problem(INTERNAL, "the fault is logged; nothing was changed by this request"))

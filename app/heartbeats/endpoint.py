@@ -22,6 +22,7 @@ from app.errors import BODY_TOO_LARGE, BUSY, INTERNAL, SESSION_MISMATCH, UNAVAIL
 from app.heartbeats.binding import Bindings, UnknownSession
 from app.heartbeats.writer import QueueFull, Tick, TickWriter
 from app.http.answers import problem_response
+from app.http.headers import RawHeaders
 from app.ports.clock import Clock
 from app.ports.randomness import Randomness
 from app.sessions.tokens import WebhookTokens
@@ -35,6 +36,9 @@ MAX_BOUND_CACHE: Final = 200_000
 """Bindings are immutable, so they may be remembered; the least recently used go first."""
 
 
+_OF_NO_CONTENT: Final = frozenset({b"cache-control", b"x-content-type-options", b"strict-transport-security"})
+
+
 class HeartbeatEndpoint:
     """See the module."""
 
@@ -46,34 +50,51 @@ class HeartbeatEndpoint:
         bindings: Bindings,
         clock: Clock,
         randomness: Randomness,
+        headers: RawHeaders = (),
     ) -> None:
+        """``headers`` go with every answer."""
         self._tokens = tokens
         self._writer = writer
         self._bindings = bindings
         self._clock = clock
         self._randomness = randomness
+        self._headers = list(headers)
+        # Each header costs the server time, and an empty answer to a program needs those alone that caches heed.
+        self._empty = {
+            204: [header for header in headers if header[0] in _OF_NO_CONTENT],
+            404: [(b"content-length", b"0"), *headers],
+        }
         self._bound: OrderedDict[AccountThing, str] = OrderedDict()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         session = self._tokens.read(scope["path"].removeprefix(PATH))
         if session is None or scope["method"] != "POST":
-            await _empty(send, 404)
+            await self._answer_empty(send, 404)
             return
         try:
             await self._receive(session, receive)
         except UnknownSession:
-            await _empty(send, 404)
+            await self._answer_empty(send, 404)
         except Problem as problem:
-            await problem_response(problem)(scope, receive, send)
+            await self._answer(problem, scope, receive, send)
         except (DatabaseUnavailable, SQLAlchemyError):
-            await problem_response(Problem(UNAVAILABLE, "the heartbeat was not stored"))(scope, receive, send)
+            await self._answer(Problem(UNAVAILABLE, "the heartbeat was not stored"), scope, receive, send)
         except QueueFull:
-            await problem_response(Problem(BUSY, "too many heartbeats are waiting"))(scope, receive, send)
+            await self._answer(Problem(BUSY, "too many heartbeats are waiting"), scope, receive, send)
         except Exception:
             log.exception("heartbeat.broke")
-            await problem_response(Problem(INTERNAL, "the heartbeat was not stored"))(scope, receive, send)
+            await self._answer(Problem(INTERNAL, "the heartbeat was not stored"), scope, receive, send)
         else:
-            await _empty(send, 204)
+            await self._answer_empty(send, 204)
+
+    async def _answer(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+        response = problem_response(problem)
+        response.raw_headers.extend(self._headers)
+        await response(scope, receive, send)
+
+    async def _answer_empty(self, send: Send, status: int) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": self._empty[status]})
+        await send({"type": "http.response.body", "body": b""})
 
     async def _receive(self, session: AccountThing, receive: Receive) -> None:
         body = await _body(receive)
@@ -133,9 +154,3 @@ def _read(body: bytes) -> tuple[str, str | None]:
     except InvalidQuantity as error:
         raise invalid("/session_id", str(error)) from None
     return provider_id, dumps(document) if document else None
-
-
-async def _empty(send: Send, status: int) -> None:
-    headers = [] if status == 204 else [(b"content-length", b"0")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
