@@ -133,7 +133,9 @@ def _boolean(value: Any) -> bool:
     return value
 
 
-_DECIMAL_SCHEMA = {"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]{1,6})?$", "examples": ["12.5"]}
+_DECIMAL = r"(0|[1-9][0-9]{0,12})(\.[0-9]{1,6})?"
+_DECIMAL_SCHEMA = {"type": "string", "pattern": rf"^(-0(\.0{{1,6}})?|{_DECIMAL})$", "examples": ["12.5"]}
+_SIGNED_SCHEMA = {"type": "string", "pattern": f"^-?{_DECIMAL}$", "examples": ["12.5"]}
 
 Credits = Annotated[
     MicroCredits,
@@ -151,7 +153,7 @@ PositiveCredits = Annotated[
 SignedCredits = Annotated[
     MicroCredits,
     PlainValidator(_reader(lambda v: MicroCredits(_not_zero(parse_credits(_money_text(v)))))),
-    WithJsonSchema(_DECIMAL_SCHEMA),
+    WithJsonSchema(_SIGNED_SCHEMA),
 ]
 """An amount of credits other than 0, as a decimal string."""
 
@@ -162,9 +164,8 @@ Factor = Annotated[
 ]
 """A factor from 0 to 1 in millionths, as a decimal string."""
 
-Duration = Annotated[
-    Micros, PlainValidator(_reader(_duration)), WithJsonSchema({"type": "number", "minimum": 0, "examples": [30]})
-]
+_SECONDS_SCHEMA = {"type": "number", "minimum": 0, "exclusiveMaximum": 10**9, "examples": [30]}
+Duration = Annotated[Micros, PlainValidator(_reader(_duration)), WithJsonSchema(_SECONDS_SCHEMA)]
 """A duration in seconds, exact to the microsecond, as a JSON number."""
 
 WholeNumber = Annotated[

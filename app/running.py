@@ -87,6 +87,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
         if fault is not None:
             raise BadSettings(fault)
         service = Service(settings, databases.service)
+        service.api_document  # noqa: B018 - made now: a call that is not described must not be served
         config = uvicorn.Config(
             service.app,
             host=host,

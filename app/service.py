@@ -4,7 +4,8 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from functools import cached_property
+from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
 import httpx
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import __version__
 from app.accounts.correction_routes import correction_routes
 from app.accounts.routes import account_routes
+from app.accounts.schemas import ACCOUNTS
 from app.accounts.settings_routes import settings_routes
 from app.budget import ProviderBudget
 from app.core.ids import AccountThing
@@ -25,14 +27,17 @@ from app.db.database import Database, DatabaseUnavailable, disagreement
 from app.db.durable import DurableStatements
 from app.errors import INVALID_REQUEST, Problem
 from app.finance.routes import finance_routes
+from app.finance.schemas import FINANCE
 from app.gabber import Capabilities, Gabber
 from app.gabber.client import PULL_DEADLINE_TIMEOUTS
 from app.heartbeats.binding import Bindings
-from app.heartbeats.endpoint import PATH, HeartbeatEndpoint
+from app.heartbeats.endpoint import PATH, PROBLEMS, HeartbeatEndpoint
 from app.heartbeats.retention import drop_old_ticks
 from app.heartbeats.writer import TickWriter
 from app.http.answers import problem_response
+from app.http.api_document import api_document, service_described
 from app.http.auth import Authenticator
+from app.http.docs_page import add_document_routes
 from app.http.headers import CrossOrigin, WithHeaders, headers_of
 from app.http.idempotency import purge
 from app.http.parameters import known_parameters
@@ -47,11 +52,13 @@ from app.ports.permits import Permits
 from app.ports.randomness import Randomness, SystemRandomness
 from app.pricing.cards import ensure_default_card
 from app.pricing.routes import pricing_routes
+from app.pricing.schemas import PRICING
 from app.pricing.thresholds import CardThresholds
 from app.receiving import REPORT_EVERY, Receiving
 from app.schedule.alarms import Alarms
 from app.schedule.jobs import Jobs
 from app.sessions.routes import session_routes
+from app.sessions.schemas import SESSIONS
 from app.sessions.start import StartLimits, Starts
 from app.sessions.tokens import WebhookTokens
 from app.settings import BadSettings, Capability, Settings
@@ -60,6 +67,7 @@ from app.settlement.ending import Endings
 from app.settlement.leases import LEASE_MARGIN, Leases
 from app.settlement.reconciler import Reconciler
 from app.settlement.routes import settlement_routes
+from app.settlement.schemas import SETTLEMENT
 from app.settlement.work import ReconcileLimits
 
 SLOWEST_WAKE: Final = Micros(US_PER_S)
@@ -80,6 +88,8 @@ RETENTION_EVERY: Final = Micros(3600 * US_PER_S)
 
 MAX_DISAGREEMENT: Final = Micros(US_PER_S)
 """Our clock may be this far from the database's; further off, the service is not ready."""
+
+DESCRIBED: Final = (SESSIONS, SETTLEMENT, ACCOUNTS, FINANCE, PRICING, service_described(PROBLEMS, PATH))
 
 log = structlog.get_logger(__name__)
 
@@ -221,9 +231,8 @@ class Service:
         ):
             api.include_router(router, dependencies=called)
 
-        @api.get("/openapi.json", include_in_schema=False, dependencies=called)
-        async def openapi() -> Response:
-            return JSONResponse(api.openapi())
+        self._api = api
+        add_document_routes(api, lambda: self.api_document)
 
         @api.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
         async def healthz() -> Response:
@@ -236,6 +245,11 @@ class Service:
 
         add_problem_handlers(api)
         return api
+
+    @cached_property
+    def api_document(self) -> dict[str, Any]:
+        """The API for machines. :class:`~app.http.api_document.UndescribedCall` if it lacks a call that is there."""
+        return api_document(self._api, __version__, DESCRIBED)
 
     async def faults(self) -> list[str]:
         """Why this process must not be given work now; empty if it may."""

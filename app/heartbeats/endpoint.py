@@ -18,7 +18,7 @@ from app.core.lossless_json import InvalidJson, dumps, loads
 from app.core.units import InvalidQuantity
 from app.db.database import DatabaseUnavailable
 from app.documents import printable
-from app.errors import BODY_TOO_LARGE, BUSY, INTERNAL, SESSION_MISMATCH, UNAVAILABLE, Problem, invalid
+from app.errors import BODY_TOO_LARGE, BUSY, INTERNAL, INVALID_REQUEST, SESSION_MISMATCH, UNAVAILABLE, Problem, invalid
 from app.heartbeats.binding import Bindings, UnknownSession
 from app.heartbeats.writer import QueueFull, Tick, TickWriter
 from app.http.answers import problem_response
@@ -35,6 +35,9 @@ MAX_PROVIDER_ID: Final = 200
 MAX_BOUND_CACHE: Final = 200_000
 """Bindings are immutable, so they may be remembered; the least recently used go first."""
 
+
+PROBLEMS: Final = (SESSION_MISMATCH, BODY_TOO_LARGE, INVALID_REQUEST, BUSY, UNAVAILABLE, INTERNAL)
+"""What a heartbeat with a valid token may be answered, besides 204."""
 
 _OF_NO_CONTENT: Final = frozenset({b"cache-control", b"x-content-type-options", b"strict-transport-security"})
 

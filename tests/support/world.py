@@ -1,6 +1,6 @@
 """The service in process, on a real database, with a scripted provider and a clock that stands still."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from app.ports.permits import Permits, Unlimited
 from app.service import Service
 from app.settings import Settings, load_settings
 from tests.support.clock import ManualClock
+from tests.support.documented import Documented
 from tests.support.postgres import tell
 from tests.support.scripted_provider import ScriptedProvider
 
@@ -117,6 +118,19 @@ class World:
         raise AssertionError(f"the session stays {document['state']}")
 
 
+def _hold_against(service: Service) -> Callable[[httpx.Response], Awaitable[None]]:
+    """Every answer that a test gets has to be one that the API document tells of."""
+    documented = Documented(service.api_document)
+
+    async def check(response: httpx.Response) -> None:
+        if response.headers.get("content-type", "").startswith("text/"):
+            return  # read piece by piece, if at all
+        await response.aread()
+        documented.check(response)
+
+    return check
+
+
 @asynccontextmanager
 async def world(
     database_url: str,
@@ -153,7 +167,10 @@ async def world(
     transport = httpx.ASGITransport(app=service.app, raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
     try:
-        async with httpx.AsyncClient(transport=transport, base_url=PUBLIC_URL, headers=headers) as client:
+        hooks = {"response": [_hold_against(service)]}
+        async with httpx.AsyncClient(
+            transport=transport, base_url=PUBLIC_URL, headers=headers, event_hooks=hooks
+        ) as client:
             made = World(service, client, provider, clock, loaded)
             yield made
             made.retire()
