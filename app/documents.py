@@ -42,6 +42,10 @@ _TURNING: Final = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "F
 """Characters that turn the text around them, so that an id reads as another one. (Joiners, as in emoji, may stay.)"""
 
 
+NO_CONTROLS: Final = "^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028-\\u202e\\u2066-\\u2069\\ue000-\\uf8ff]+$"
+"""What a pattern can say of printable text; characters that are not assigned are refused as well."""
+
+
 def _refuse(message: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{message}", {"message": message})
 
@@ -184,7 +188,7 @@ Moment = Annotated[
 Text = Annotated[
     str,
     PlainValidator(_reader(lambda v: printable(_plain_text(v)))),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_TEXT}),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_TEXT, "pattern": NO_CONTROLS}),
 ]
 """Printable text of 1 to 128 characters."""
 
@@ -202,7 +206,7 @@ def _reason(value: Any) -> str:
 Reason = Annotated[
     str,
     PlainValidator(_reader(_reason)),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_REASON}),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_REASON, "pattern": NO_CONTROLS}),
 ]
 """Why a person corrects something: printable text of 1 to 500 characters, kept for ever."""
 

@@ -267,6 +267,10 @@ def _reply(reply: Reply, described: Operation, schemas: Mapping[str, Schema]) ->
         "description": reply.description,
         "headers": _headers(headers, required=tuple(reply.headers)),
     }
+    if reply.links:
+        made["links"] = {
+            name: {"operationId": name, "parameters": dict(parameters)} for name, parameters in reply.links.items()
+        }
     if reply.content:
         made["content"] = {
             kind: _with_example(schema, schemas) if kind == JSON else {"schema": schema}

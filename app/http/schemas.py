@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
+from app.documents import NO_CONTROLS
 from app.errors import Code
 
 Schema = dict[str, Any]
@@ -114,6 +115,8 @@ class Reply:
     description: str
     content: Mapping[str, Schema] = field(default_factory=dict)
     headers: Mapping[str, Schema] = field(default_factory=dict)
+    links: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By the id of an operation: where its parameters stand in this answer."""
 
 
 def replies(description: str, schema: Schema, **other: Schema) -> Reply:
@@ -166,4 +169,7 @@ LIMIT: Final[Schema] = {
 }
 CURSOR: Final = text("WzJd", "The `next_cursor` of the page before; the other parameters as they were then.")
 PAGED: Final[Mapping[str, Schema]] = {"limit": LIMIT, "cursor": CURSOR}
-USER_ID: Final = text("ada", "Your own id of the user, percent-encoded, `/` as `%2F`.", longest=128)
+USER_ID: Final = {
+    **text("ada", "Your own id of the user, percent-encoded, `/` as `%2F`.", longest=128),
+    "pattern": NO_CONTROLS,
+}

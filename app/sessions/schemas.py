@@ -104,6 +104,11 @@ _START_PROBLEMS: Final = (
 )
 _ID: Final = {"session_id": public_id("ses", "The session's id.")}
 
+_OF_A_SESSION: Final = (
+    "get_session", "get_charge", "heartbeats", "snapshots", "reconcile", "end", "refund_session", "rerate_session",
+    "review_session",
+)  # fmt: skip
+
 SESSIONS: Final = Described(
     schemas={
         "Session": record(_SESSION),
@@ -116,7 +121,13 @@ SESSIONS: Final = Described(
         "POST /v1/sessions": Operation(
             description="Sizes the session by what the user has, holds that, and has the provider start it. With "
             "`start` false your own backend starts it, with the `webhook` of the answer.",
-            answers={201: replies("The session, and what to connect with.", ref("StartedSession"))},
+            answers={
+                201: Reply(
+                    description="The session, and what to connect with.",
+                    content={"application/json": ref("StartedSession")},
+                    links={name: {"session_id": "$response.body#/session/id"} for name in _OF_A_SESSION},
+                )
+            },
             problems=_START_PROBLEMS,
             idempotent=True,
         ),

@@ -69,12 +69,16 @@ async def test_every_schema_is_one_and_every_example_fits_it(document: Any) -> N
 async def test_every_operation_says_what_it_is(document: Any) -> None:
     ids = [operation["operationId"] for _, _, operation in operations(document)]
     assert len(set(ids)) == len(ids) > 25
+    for _, _, operation in operations(document):
+        for answer in operation["responses"].values():
+            assert set(answer.get("links", {})) <= set(ids)
     tags = {tag["name"] for tag in document["tags"]}
     for method, path, operation in operations(document):
         where = (method, path)
         assert operation["summary"], where
         assert operation["description"].endswith("."), where
-        assert set(operation["tags"]) <= tags and operation["tags"], where
+        assert operation["tags"], where
+        assert set(operation["tags"]) <= tags, where
         assert (operation["security"] == []) == (path in OPEN), where
         assert all(parameter["description"] for parameter in operation["parameters"]), where
         answers = operation["responses"]
