@@ -36,6 +36,7 @@ MALFORMED_REQUEST: Final = Code("malformed-request", 400, "This is no HTTP reque
 REQUEST_TIMEOUT: Final = Code("request-timeout", 408, "The request took too long to arrive", retryable=True)
 ADDRESS_TOO_LONG: Final = Code("address-too-long", 414, "The address is too long")
 UNSUPPORTED_MEDIA_TYPE: Final = Code("unsupported-media-type", 415, "The body is of a type that is not taken here")
+RATE_LIMITED: Final = Code("rate-limited", 429, "Too many requests", retryable=True)
 HEADERS_TOO_LARGE: Final = Code("headers-too-large", 431, "The headers are too many or too large")
 BODY_TOO_LARGE: Final = Code("body-too-large", 413, "The body is too large")
 INSUFFICIENT_CREDITS: Final = Code("insufficient-credits", 402, "The user's credits do not cover a session")

@@ -36,12 +36,13 @@ from app.heartbeats.retention import drop_old_ticks
 from app.heartbeats.writer import TickWriter
 from app.http.answers import problem_response
 from app.http.api_document import api_document, service_described
-from app.http.auth import Authenticator
+from app.http.auth import Authenticator, actor_of
 from app.http.docs_page import add_document_routes
 from app.http.headers import CrossOrigin, WithHeaders, headers_of
 from app.http.idempotency import purge
 from app.http.parameters import known_parameters
 from app.http.problems import add_problem_handlers
+from app.http.rate_limits import CALLER_BURST_S, WEBHOOK_BURST_S, Meter, RateLimited, per_minute, per_second
 from app.keys import KeyRing, Purpose
 from app.ledger.book import LedgerPorts
 from app.ledger.due import post_due
@@ -187,6 +188,7 @@ class Service:
             bindings=Bindings(self.database, self.ledger, settings.reconcile_interval_s),
             clock=self._clock,
             randomness=randomness,
+            meter=Meter(per_second(settings.webhook_max_rps, WEBHOOK_BURST_S), self._clock),
             headers=headers_of(settings.public_url),
         )
         self._jobs = Jobs(self.database, self._clock, ids)
@@ -201,8 +203,13 @@ class Service:
 
     def _build_api(self, settings: Settings) -> FastAPI:
         admin_key = settings.bootstrap_admin_key
-        authenticated = Depends(Authenticator(None if admin_key is None else admin_key.get_secret_value()))
-        called = [authenticated, Depends(known_parameters)]
+        authenticated = RateLimited(
+            Authenticator(None if admin_key is None else admin_key.get_secret_value()),
+            actor_of,
+            callers=Meter(per_second(settings.caller_max_rps, CALLER_BURST_S), self._clock),
+            failures=Meter(per_minute(settings.failed_auth_max_rpm), self._clock),
+        )
+        called = [Depends(authenticated), Depends(known_parameters)]
         # The generated pages load scripts from elsewhere and are open, so they are off; the document itself is closed.
         api = FastAPI(
             title="Talktime",

@@ -172,6 +172,9 @@ class Settings(BaseSettings):
 
     cors_origins: Origins = ()
     receive_timeout_s: PositiveSeconds = _s(60)
+    caller_max_rps: Annotated[int, Field(ge=0, le=MAX_RATE)] = 500
+    webhook_max_rps: Annotated[int, Field(ge=0, le=MAX_RATE)] = 5
+    failed_auth_max_rpm: Annotated[int, Field(ge=0, le=MAX_RATE)] = 120
 
     log_format: Annotated[str, Field(pattern="^(json|text)$")] = "json"
 

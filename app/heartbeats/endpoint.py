@@ -1,9 +1,9 @@
 """``POST /webhooks/gabber/{token}``: a small ASGI application in front of the others.
 
-In order: the token is checked without a look-up; the body is read, bounded; the arrival is stamped once, from one
-clock; the session in the body must be the token's; the tick is made durable; 204. A heartbeat of a session whose
-provider id is known takes the fast path; the first one binds it in an ordinary transaction. Every failure of the token
-is the same empty 404.
+In order: the token is checked without a look-up; its calls are counted; the body is read, bounded; the arrival is
+stamped once, from one clock; the session in the body must be the token's; the tick is made durable; 204. A heartbeat of
+a session whose provider id is known takes the fast path; the first one binds it in an ordinary transaction. Every
+failure of the token is the same empty 404.
 """
 
 from collections import OrderedDict
@@ -18,11 +18,22 @@ from app.core.lossless_json import InvalidJson, dumps, loads
 from app.core.units import InvalidQuantity
 from app.db.database import DatabaseUnavailable
 from app.documents import printable
-from app.errors import BODY_TOO_LARGE, BUSY, INTERNAL, INVALID_REQUEST, SESSION_MISMATCH, UNAVAILABLE, Problem, invalid
+from app.errors import (
+    BODY_TOO_LARGE,
+    BUSY,
+    INTERNAL,
+    INVALID_REQUEST,
+    RATE_LIMITED,
+    SESSION_MISMATCH,
+    UNAVAILABLE,
+    Problem,
+    invalid,
+)
 from app.heartbeats.binding import Bindings, UnknownSession
 from app.heartbeats.writer import QueueFull, Tick, TickWriter
 from app.http.answers import problem_response
 from app.http.headers import RawHeaders
+from app.http.rate_limits import Meter, too_many
 from app.ports.clock import Clock
 from app.ports.randomness import Randomness
 from app.sessions.tokens import WebhookTokens
@@ -36,7 +47,7 @@ MAX_BOUND_CACHE: Final = 200_000
 """Bindings are immutable, so they may be remembered; the least recently used go first."""
 
 
-PROBLEMS: Final = (SESSION_MISMATCH, BODY_TOO_LARGE, INVALID_REQUEST, BUSY, UNAVAILABLE, INTERNAL)
+PROBLEMS: Final = (SESSION_MISMATCH, BODY_TOO_LARGE, INVALID_REQUEST, RATE_LIMITED, BUSY, UNAVAILABLE, INTERNAL)
 """What a heartbeat with a valid token may be answered, besides 204."""
 
 _OF_NO_CONTENT: Final = frozenset({b"cache-control", b"x-content-type-options", b"strict-transport-security"})
@@ -53,14 +64,16 @@ class HeartbeatEndpoint:
         bindings: Bindings,
         clock: Clock,
         randomness: Randomness,
+        meter: Meter,
         headers: RawHeaders = (),
     ) -> None:
-        """``headers`` go with every answer."""
+        """``meter`` counts the calls of each webhook; ``headers`` go with every answer."""
         self._tokens = tokens
         self._writer = writer
         self._bindings = bindings
         self._clock = clock
         self._randomness = randomness
+        self._meter = meter
         self._headers = list(headers)
         # Each header costs the server time, and an empty answer to a program needs those alone that caches heed.
         self._empty = {
@@ -75,6 +88,7 @@ class HeartbeatEndpoint:
             await self._answer_empty(send, 404)
             return
         try:
+            self._count(session)
             await self._receive(session, receive)
         except UnknownSession:
             await self._answer_empty(send, 404)
@@ -98,6 +112,11 @@ class HeartbeatEndpoint:
     async def _answer_empty(self, send: Send, status: int) -> None:
         await send({"type": "http.response.start", "status": status, "headers": self._empty[status]})
         await send({"type": "http.response.body", "body": b""})
+
+    def _count(self, session: AccountThing) -> None:
+        taken = self._meter.take(session)
+        if taken is not None and taken.wait:
+            raise too_many(taken, "this webhook is called far more often than heartbeats come")
 
     async def _receive(self, session: AccountThing, receive: Receive) -> None:
         body = await _body(receive)

@@ -21,6 +21,7 @@ from app.errors import (
     INVALID_REQUEST,
     MALFORMED_REQUEST,
     NOT_FOUND,
+    RATE_LIMITED,
     REQUEST_TIMEOUT,
     UNAUTHORIZED,
     UNAVAILABLE,
@@ -69,7 +70,7 @@ _CONNECTION: Final = (MALFORMED_REQUEST, REQUEST_TIMEOUT, ADDRESS_TOO_LONG, HEAD
 """What is refused before the request reaches the application."""
 
 _ALWAYS: Final = (*_CONNECTION, INVALID_REQUEST, INTERNAL)
-_WITH_KEY: Final = (UNAUTHORIZED, UNAVAILABLE)
+_WITH_KEY: Final = (UNAUTHORIZED, RATE_LIMITED, UNAVAILABLE)
 _WITH_BODY: Final = (INVALID_JSON, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE)
 
 _SESSION_ID: Final = {"session_id": public_id("ses", "The session that was asked for.")}
@@ -119,6 +120,10 @@ _IDEMPOTENCY_KEY: Final = {
 }
 _REPLAYED: Final = {"Idempotency-Replayed": one_of(("true",), "The answer of an earlier request with this key.")}
 _RETRY_AFTER: Final = whole("Seconds after which the same request may succeed.", 1)
+_RATE_HEADERS: Final = {
+    "RateLimit": text('"caller";r=4999;t=1', "Calls that remain (`r`), and seconds until all are there again (`t`)."),
+    "RateLimit-Policy": text('"caller";q=5000;w=10', "Calls that a key has (`q`) within so many seconds (`w`)."),
+}
 _REQUEST_ID: Final = text("req_0gxajfv4rwp28nnhtwyrtcpeqc", "Of this request; the log has it as well.")
 
 _TEXTS: Final = {
@@ -263,6 +268,8 @@ def _with_example(schema: Schema, schemas: Mapping[str, Schema]) -> dict[str, An
 
 def _reply(reply: Reply, described: Operation, schemas: Mapping[str, Schema]) -> dict[str, Any]:
     headers = dict(reply.headers) | (_REPLAYED if described.idempotent else {})
+    if not described.open:
+        headers |= _RATE_HEADERS
     made: dict[str, Any] = {
         "description": reply.description,
         "headers": _headers(headers, required=tuple(reply.headers)),
@@ -353,6 +360,8 @@ def _problems(codes: Iterable[Code], described: Operation) -> dict[str, Any]:
         headers: dict[str, Schema] = dict(_REPLAYED) if described.idempotent else {}
         if any(code.retryable or code.name in _SOMETIMES_RETRYABLE for code in found):
             headers["Retry-After"] = _RETRY_AFTER
+        if not described.open and not set(found) <= set(_CONNECTION):
+            headers |= _RATE_HEADERS
         required = ("Retry-After",) if all(code.retryable for code in found) else ()
         made[str(status)] = {
             "description": "; ".join(f"`{code.name}`: {code.title}" for code in found) + ".",

@@ -30,6 +30,10 @@ PREFLIGHT_KEPT_S: Final = 600
 _VARY_ORIGIN: Final = (b"vary", b"Origin")
 
 
+ANSWER_HEADERS: Final = "answer_headers"
+"""In the state of a request: headers for its answer, whatever answer that will be."""
+
+
 def headers_of(public_url: str) -> RawHeaders:
     """What goes with every answer of a service that is reached at ``public_url``."""
     return (*_HEADERS, _TLS_ONLY) if public_url.startswith("https://") else _HEADERS
@@ -48,9 +52,11 @@ class WithHeaders:
             await self._app(scope, receive, send)
             return
 
+        state = scope.setdefault("state", {})
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = self._joined(message.get("headers", ()))
+                message["headers"] = [*self._joined(message.get("headers", ())), *state.get(ANSWER_HEADERS, ())]
             await send(message)
 
         await self._app(scope, receive, send_with_headers)

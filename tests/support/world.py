@@ -22,6 +22,8 @@ ADMIN_KEY = "test-admin-key-0123456789"
 PUBLIC_URL = "http://talktime.example"
 FORGET_REPORTS = "delete from receiving"
 NO_LIMIT = Unlimited()
+NOT_LIMITED = {"caller_max_rps": 0, "webhook_max_rps": 0, "failed_auth_max_rpm": 0}
+"""The clock stands still, so no call would ever come free again."""
 
 
 @dataclass
@@ -146,8 +148,8 @@ async def world(
     Time passes in leaps here. Unless ``reports``, nothing is known of when the service was receiving, so that a leap is
     not an outage.
 
-    The provider's rate has no limit, as waiting for its turn would move the clock; with ``permits=None`` it has that of
-    the settings.
+    Callers have no limits unless the settings say so. The provider's rate has none, as waiting for its turn would move
+    the clock; with ``permits=None`` it has that of the settings.
     """
     clock = clock or ManualClock()
     loaded = load_settings(
@@ -158,7 +160,7 @@ async def world(
         secret="test-secret-0123456789",
         ledger_keys="test-ledger-key-0123456789",
         bootstrap_admin_key=ADMIN_KEY,
-        **settings,
+        **(NOT_LIMITED | settings),
     )
     service = Service(loaded, database_url, clock=clock, permits=permits)
     await service.start()
