@@ -8,6 +8,7 @@ failure of the token is the same empty 404.
 
 from collections import OrderedDict
 from typing import Any, Final
+from uuid import UUID
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -29,7 +30,7 @@ from app.errors import (
     Problem,
     invalid,
 )
-from app.heartbeats.binding import Bindings, UnknownSession
+from app.heartbeats.binding import Bindings, SecurityEvent, UnknownSession
 from app.heartbeats.writer import QueueFull, Tick, TickWriter
 from app.http.answers import problem_response
 from app.http.headers import RawHeaders
@@ -81,6 +82,8 @@ class HeartbeatEndpoint:
             404: [(b"content-length", b"0"), *headers],
         }
         self._bound: OrderedDict[AccountThing, str] = OrderedDict()
+        self._first_user: OrderedDict[str, UUID] = OrderedDict()
+        """Whose session was the first one here that is bound to the provider's id."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         session = self._tokens.read(scope["path"].removeprefix(PATH))
@@ -128,20 +131,26 @@ class HeartbeatEndpoint:
             bound = await self._bindings.bind(tick, provider_id)
             if bound is not None:
                 known = bound.provider_session_id
-                self._remember(session, known)
+                if self._remember(session, known):
+                    await self._bindings.count(session, received_at, SecurityEvent.ID_OF_ANOTHER_USER)
                 if bound.stored:
                     return
         else:
             self._bound.move_to_end(session)
         if known != provider_id:
-            await self._bindings.record_mismatch(session, received_at)
+            await self._bindings.count(session, received_at, SecurityEvent.SESSION_MISMATCH)
             raise Problem(SESSION_MISMATCH, "this webhook belongs to another session")
         await self._writer.put(tick)
 
-    def _remember(self, session: AccountThing, provider_id: str) -> None:
+    def _remember(self, session: AccountThing, provider_id: str) -> bool:
+        """Remember what the session is bound to; whether a session of another user is bound to it as well."""
         self._bound[session] = provider_id
         if len(self._bound) > MAX_BOUND_CACHE:
             self._bound.popitem(last=False)
+        first = self._first_user.setdefault(provider_id, session.account_id)
+        if len(self._first_user) > MAX_BOUND_CACHE:
+            self._first_user.popitem(last=False)
+        return first != session.account_id
 
 
 async def _body(receive: Receive) -> bytes:

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
+from starlette.requests import Request
 
 from app.core.rate_limit import RateLimit
 from app.core.units import Micros
@@ -25,7 +27,7 @@ FAILURES = 7
 
 @pytest.fixture
 async def limited(databases: WorkerDatabases, providers: ProviderHost) -> AsyncIterator[World]:
-    limits = {"caller_max_rps": 5, "webhook_max_rps": 1, "failed_auth_max_rpm": FAILURES}
+    limits: dict[str, Any] = {"caller_max_rps": 5, "webhook_max_rps": 1, "failed_auth_max_rpm": FAILURES}
     async with world(databases.urls.service, providers.script(), **limits) as found:
         yield found
 
@@ -57,10 +59,11 @@ async def test_an_idempotency_key_is_unused_after_a_429(limited: World) -> None:
     user = limited.user()
     for _ in range(CALLER_BURST):
         await limited.client.get("/v1/settings")
-    ask = {"url": f"/v1/users/{user}/grants", "json": {"amount": "1"}, "headers": {"Idempotency-Key": user}}
-    problem(await limited.client.post(**ask), 429, "rate-limited")  # type: ignore[arg-type]
+    key = {"Idempotency-Key": user}
+    ask: dict[str, Any] = {"url": f"/v1/users/{user}/grants", "json": {"amount": "1"}, "headers": key}
+    problem(await limited.client.post(**ask), 429, "rate-limited")
     limited.clock.advance(1)
-    made = await limited.client.post(**ask)  # type: ignore[arg-type]
+    made = await limited.client.post(**ask)
     assert made.status_code == 201
     assert "idempotency-replayed" not in made.headers
 
@@ -118,7 +121,7 @@ def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_address_of_ipv6_is_its_network() -> None:
     def of(host: str) -> str:
-        return rate_limits.address_of(rate_limits.Request({"type": "http", "client": (host, 1)}))
+        return rate_limits.address_of(Request({"type": "http", "client": (host, 1)}))
 
     assert of("2001:db8:1:2:3:4:5:6") == of("2001:db8:1:2::1") == "2001:db8:1:2::"
     assert of("2001:db8:1:3::1") != of("2001:db8:1:2::1")
