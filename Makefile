@@ -59,6 +59,10 @@ turnstile: setup ## all orders of two or three at once: make turnstile, or with 
 storm: setup ## real processes, killed every few seconds, all faults at once: make storm, or make storm SESSIONS=200 SEED=7
 	@$(BIN)/python -m tests.storm --sessions $(or $(SESSIONS),2000) $(if $(SEED),--seed $(SEED))
 
+.PHONY: schema
+schema: setup ## every operation called as its schema says and otherwise: make schema, or make schema SECONDS=600 SEED=7
+	@$(BIN)/python -m tests.conformance --seconds $(or $(SECONDS),120) --seed $(or $(SEED),1)
+
 .PHONY: bugzoo
 bugzoo: setup ## planted bugs, each against the layer that finds it: make bugzoo, or make bugzoo BUG=gap-off-by-one
 	@$(BIN)/python -m tests.bugzoo $(BUG)

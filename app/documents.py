@@ -42,6 +42,10 @@ _TURNING: Final = frozenset({"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "F
 """Characters that turn the text around them, so that an id reads as another one. (Joiners, as in emoji, may stay.)"""
 
 
+NO_CONTROLS: Final = "^[^\\u0000-\\u001f\\u007f-\\u009f\\u2028-\\u202e\\u2066-\\u2069\\ue000-\\uf8ff]+$"
+"""What a pattern can say of printable text; characters that are not assigned are refused as well."""
+
+
 def _refuse(message: str) -> PydanticCustomError:
     return PydanticCustomError("refused", "{message}", {"message": message})
 
@@ -133,7 +137,9 @@ def _boolean(value: Any) -> bool:
     return value
 
 
-_DECIMAL_SCHEMA = {"type": "string", "pattern": r"^-?[0-9]+(\.[0-9]{1,6})?$", "examples": ["12.5"]}
+_DECIMAL = r"(0|[1-9][0-9]{0,12})(\.[0-9]{1,6})?"
+_DECIMAL_SCHEMA = {"type": "string", "pattern": rf"^(-0(\.0{{1,6}})?|{_DECIMAL})$", "examples": ["12.5"]}
+_SIGNED_SCHEMA = {"type": "string", "pattern": f"^-?{_DECIMAL}$", "examples": ["12.5"]}
 
 Credits = Annotated[
     MicroCredits,
@@ -151,7 +157,7 @@ PositiveCredits = Annotated[
 SignedCredits = Annotated[
     MicroCredits,
     PlainValidator(_reader(lambda v: MicroCredits(_not_zero(parse_credits(_money_text(v)))))),
-    WithJsonSchema(_DECIMAL_SCHEMA),
+    WithJsonSchema(_SIGNED_SCHEMA),
 ]
 """An amount of credits other than 0, as a decimal string."""
 
@@ -162,9 +168,8 @@ Factor = Annotated[
 ]
 """A factor from 0 to 1 in millionths, as a decimal string."""
 
-Duration = Annotated[
-    Micros, PlainValidator(_reader(_duration)), WithJsonSchema({"type": "number", "minimum": 0, "examples": [30]})
-]
+_SECONDS_SCHEMA = {"type": "number", "minimum": 0, "exclusiveMaximum": 10**9, "examples": [30]}
+Duration = Annotated[Micros, PlainValidator(_reader(_duration)), WithJsonSchema(_SECONDS_SCHEMA)]
 """A duration in seconds, exact to the microsecond, as a JSON number."""
 
 WholeNumber = Annotated[
@@ -183,7 +188,7 @@ Moment = Annotated[
 Text = Annotated[
     str,
     PlainValidator(_reader(lambda v: printable(_plain_text(v)))),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_TEXT}),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_TEXT, "pattern": NO_CONTROLS}),
 ]
 """Printable text of 1 to 128 characters."""
 
@@ -201,7 +206,7 @@ def _reason(value: Any) -> str:
 Reason = Annotated[
     str,
     PlainValidator(_reader(_reason)),
-    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_REASON}),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": MAX_REASON, "pattern": NO_CONTROLS}),
 ]
 """Why a person corrects something: printable text of 1 to 500 characters, kept for ever."""
 

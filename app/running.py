@@ -13,8 +13,11 @@ import structlog
 import uvicorn
 from sqlalchemy import make_url
 
+from app.core.units import US_PER_S
 from app.db.embedded import EmbeddedPostgres, EmbeddedPostgresError, keep_running
 from app.db.migrate import migrate, schema_fault
+from app.http.headers import headers_of
+from app.http.wire import protocol_of
 from app.logs import configure_logs
 from app.service import Service
 from app.settings import BadSettings, Settings, settings_without_effect
@@ -84,12 +87,14 @@ def serve(settings: Settings, host: str, port: int) -> None:
         if fault is not None:
             raise BadSettings(fault)
         service = Service(settings, databases.service)
+        service.api_document  # noqa: B018 - made now: a call that is not described must not be served
         config = uvicorn.Config(
             service.app,
             host=host,
             port=port,
             loop="uvloop",
-            http="httptools",
+            http=protocol_of(settings.receive_timeout_s / US_PER_S, headers_of(settings.public_url)),
+            ws="none",
             lifespan="on",
             access_log=False,
             log_config=None,

@@ -4,19 +4,15 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from functools import partial
-from typing import Final
+from functools import cached_property, partial
+from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
 import httpx
 import structlog
 from fastapi import Depends, FastAPI
-from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
@@ -24,46 +20,54 @@ from app.access.authentication import Authentication
 from app.access.issuer import Issuer, IssuerTerms
 from app.access.key_use import WRITE_EVERY_S, KeyUse
 from app.access.routes import access_routes
+from app.access.schemas import ACCESS
 from app.access.user_tokens import UserTokens
 from app.accounts.correction_routes import correction_routes
 from app.accounts.routes import account_routes
+from app.accounts.schemas import ACCOUNTS
 from app.accounts.settings_routes import settings_routes
 from app.budget import ProviderBudget
-from app.core.account import BrokenLedger
 from app.core.ids import AccountThing
 from app.core.units import US_PER_DAY, US_PER_S, Micros, datetime_of
 from app.db.database import Database, DatabaseUnavailable, disagreement
 from app.db.durable import DurableStatements
-from app.errors import INTERNAL, INVALID_REQUEST, METHOD_NOT_ALLOWED, NOT_FOUND, UNAVAILABLE, Code, Problem
+from app.errors import INVALID_REQUEST, UNAVAILABLE, Problem
 from app.finance.routes import finance_routes
+from app.finance.schemas import FINANCE
 from app.gabber import Capabilities, Gabber
 from app.gabber.client import PULL_DEADLINE_TIMEOUTS
 from app.heartbeats.binding import Bindings
-from app.heartbeats.endpoint import PATH, HeartbeatEndpoint
+from app.heartbeats.endpoint import PATH, PROBLEMS, HeartbeatEndpoint
 from app.heartbeats.retention import drop_old_ticks
 from app.heartbeats.writer import TickWriter
-from app.http.access import Gate, check_declared, open_to_all
+from app.http.access import Identify, caller_of, check_access, check_declared, open_to_all
 from app.http.answers import problem_response
+from app.http.api_document import api_document, service_described
+from app.http.docs_page import add_document_routes
+from app.http.headers import CrossOrigin, WithHeaders, headers_of
 from app.http.idempotency import purge
 from app.http.parameters import known_parameters
+from app.http.problems import add_problem_handlers
+from app.http.rate_limits import CALLER_BURST_S, WEBHOOK_BURST_S, Meter, RateLimited, per_minute, per_second
 from app.http.request_ids import RequestIds
 from app.http.sealing import Sealing
 from app.keys import KeyRing, Purpose
 from app.ledger.book import LedgerPorts
 from app.ledger.due import post_due
 from app.ledger.keys import LedgerKeys, ledger_keys_of
-from app.logs import current_request
 from app.ports.clock import Clock, SystemClock
 from app.ports.ids import TimeOrderedIds
 from app.ports.permits import Permits
 from app.ports.randomness import Randomness, SystemRandomness
 from app.pricing.cards import ensure_default_card
 from app.pricing.routes import pricing_routes
+from app.pricing.schemas import PRICING
 from app.pricing.thresholds import CardThresholds
 from app.receiving import REPORT_EVERY, Receiving
 from app.schedule.alarms import Alarms
 from app.schedule.jobs import Jobs
 from app.sessions.routes import session_routes
+from app.sessions.schemas import SESSIONS
 from app.sessions.start import StartLimits, Starts
 from app.sessions.tokens import WebhookTokens
 from app.settings import BadSettings, Capability, Settings
@@ -72,6 +76,7 @@ from app.settlement.ending import Endings
 from app.settlement.leases import LEASE_MARGIN, Leases
 from app.settlement.reconciler import Reconciler
 from app.settlement.routes import settlement_routes
+from app.settlement.schemas import SETTLEMENT
 from app.settlement.work import ReconcileLimits
 
 SLOWEST_WAKE: Final = Micros(US_PER_S)
@@ -96,6 +101,7 @@ MAX_DISAGREEMENT: Final = Micros(US_PER_S)
 
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 WRONG_CLOCK: Final = "our clock and the database's disagree; nothing was stored, try again"
+DESCRIBED: Final = (SESSIONS, SETTLEMENT, ACCOUNTS, FINANCE, PRICING, ACCESS, service_described(PROBLEMS, PATH))
 
 log = structlog.get_logger(__name__)
 
@@ -210,6 +216,8 @@ class Service:
             bindings=Bindings(self.database, self.ledger, settings.reconcile_interval_s),
             clock=self._clock,
             randomness=randomness,
+            meter=Meter(per_second(settings.webhook_max_rps, WEBHOOK_BURST_S), self._clock),
+            headers=headers_of(settings.public_url),
         )
         self._jobs = Jobs(self.database, self._clock, ids)
         self._alarms = Alarms()
@@ -217,12 +225,18 @@ class Service:
         self._retention = Micros(settings.tick_retention_days * US_PER_DAY)
         self._rounds: set[asyncio.Task[object]] = set()
         self._disagreement: Micros | None = None
-        self.app: ASGIApp = RequestIds(_Front(heartbeats, self._build_api(settings), self.clock_agrees))
+        self.app: ASGIApp = RequestIds(_Front(heartbeats, self._build_api(settings), self.clock_agrees, settings))
 
     # HTTP
 
     def _build_api(self, settings: Settings) -> FastAPI:
-        called = [Depends(Gate(self._authentication)), Depends(known_parameters)]
+        known = RateLimited(
+            Identify(self._authentication),
+            lambda request: caller_of(request).name,
+            callers=Meter(per_second(settings.caller_max_rps, CALLER_BURST_S), self._clock),
+            failures=Meter(per_minute(settings.failed_auth_max_rpm), self._clock),
+        )
+        called = [Depends(known), Depends(check_access), Depends(known_parameters)]
         # The generated pages load scripts from elsewhere and are open, so they are off; the document itself is closed.
         api = FastAPI(
             title="Talktime",
@@ -241,6 +255,7 @@ class Service:
                 self._endings,
                 self.receiving,
                 self._clock,
+                self._ids,
                 rerate_window=settings.rerate_window_s,
             ),
             session_correction_routes(
@@ -267,10 +282,8 @@ class Service:
         ):
             api.include_router(router, dependencies=called)
 
-        @api.get("/openapi.json", include_in_schema=False)
-        @open_to_all
-        async def openapi() -> Response:
-            return JSONResponse(api.openapi())
+        self._api = api
+        add_document_routes(api, lambda: self.api_document)
 
         @api.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
         @open_to_all
@@ -283,9 +296,14 @@ class Service:
             faults = await self.faults()
             return JSONResponse({"status": "unready" if faults else "ready", "faults": faults}, 503 if faults else 200)
 
-        _add_problem_handlers(api)
+        add_problem_handlers(api)
         check_declared(api.routes)
         return api
+
+    @cached_property
+    def api_document(self) -> dict[str, Any]:
+        """The API for machines. :class:`~app.http.api_document.UndescribedCall` if it lacks a call that is there."""
+        return api_document(self._api, __version__, DESCRIBED)
 
     async def faults(self) -> list[str]:
         """Why this process must not be given work now; empty if it may."""
@@ -427,16 +445,26 @@ class Service:
 class _Front:
     """Heartbeats pass by the framework; everything else goes through it."""
 
-    def __init__(self, heartbeats: HeartbeatEndpoint, api: FastAPI, clock_agrees: Callable[[], bool]) -> None:
+    def __init__(
+        self, heartbeats: HeartbeatEndpoint, api: FastAPI, clock_agrees: Callable[[], bool], settings: Settings
+    ) -> None:
         self._heartbeats = heartbeats
         self._api = api
         self._clock_agrees = clock_agrees
+        inner: ASGIApp = self._call_api
+        if settings.cors_origins:
+            inner = CrossOrigin(inner, settings.cors_origins)
+        self._with_headers = WithHeaders(inner, headers_of(settings.public_url))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(PATH) and self._clock_agrees():
+            await self._heartbeats(scope, receive, send)
+        else:
+            await self._with_headers(scope, receive, send)
+
+    async def _call_api(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] not in READS and not self._clock_agrees():
             await problem_response(Problem(UNAVAILABLE, WRONG_CLOCK))(scope, receive, send)
-        elif scope["type"] == "http" and scope["path"].startswith(PATH):
-            await self._heartbeats(scope, receive, send)
         elif scope["type"] == "http" and (fault := _address_fault(scope)) is not None:
             await problem_response(Problem(INVALID_REQUEST, fault))(scope, receive, send)
         else:
@@ -485,56 +513,3 @@ def _ledger_keys(settings: Settings) -> LedgerKeys:
     if keys is None:
         raise BadSettings("TALKTIME_LEDGER_KEYS: is required with a database of your own")
     return keys
-
-
-_HTTP_PROBLEMS: Final[dict[int, Code]] = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}
-
-
-def _add_problem_handlers(api: FastAPI) -> None:
-    async def problem(_request: Request, error: Exception) -> Response:
-        return problem_response(error) if isinstance(error, Problem) else _internal(error)
-
-    async def http_error(request: Request, error: Exception) -> Response:
-        if not isinstance(error, HTTPException):
-            return _internal(error)
-        code = _HTTP_PROBLEMS.get(error.status_code) or Code("http-error", error.status_code, "The request failed")
-        headers = dict(error.headers or {})
-        if code is METHOD_NOT_ALLOWED:
-            headers["Allow"] = ", ".join(sorted(_methods(api, request.scope)))
-        return problem_response(Problem(code, code.title, headers=headers))
-
-    async def invalid_query(_request: Request, _error: Exception) -> Response:
-        return problem_response(Problem(Code("invalid-request", 422, "The request is not valid"), "see the call"))
-
-    async def unavailable(_request: Request, error: Exception) -> Response:
-        log.warning("request.database_unavailable", why=str(error))
-        return problem_response(Problem(UNAVAILABLE, "nothing may have been changed; try again with the same key"))
-
-    async def contradiction(_request: Request, error: Exception) -> Response:
-        log.error("ledger.broken", exc_info=error)
-        return problem_response(Problem(INTERNAL, "the ledger contradicts itself: run talktime verify"))
-
-    async def broken(_request: Request, error: Exception) -> Response:
-        return _internal(error)
-
-    api.add_exception_handler(Problem, problem)
-    api.add_exception_handler(HTTPException, http_error)
-    api.add_exception_handler(RequestValidationError, invalid_query)
-    api.add_exception_handler(DatabaseUnavailable, unavailable)
-    api.add_exception_handler(BrokenLedger, contradiction)
-    api.add_exception_handler(Exception, broken)
-
-
-def _methods(api: FastAPI, scope: Scope) -> set[str]:
-    """All methods of an address; the framework tells only those of the first route that fits."""
-    return {
-        method
-        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in api.routes)
-    }
-
-
-def _internal(error: Exception) -> Response:
-    log.error("request.broke", exc_info=error)
-    extra = {"request_id": current_request.get()}
-    return problem_response(Problem(INTERNAL, "the fault is logged; nothing was changed by this request", extra=extra))

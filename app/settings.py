@@ -4,6 +4,7 @@ Times are in seconds, fractions allowed, so that tests can run time fast. docs/c
 """
 
 import os
+import re
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
@@ -26,12 +27,7 @@ _NOT_SETTINGS: Final = {
 }
 """Variables with our prefix that are for the tests and for docker-compose.yml."""
 
-WITHOUT_EFFECT: Final = frozenset(
-    {
-        "TALKTIME_CORS_ORIGINS",
-        "TALKTIME_EVENTS_ALLOW_PRIVATE_TARGETS",
-    }
-)
+WITHOUT_EFFECT: Final = frozenset({"TALKTIME_EVENTS_ALLOW_PRIVATE_TARGETS"})
 """Settings whose names are taken but which nothing in this version reads; ``serve`` says so if one is set."""
 
 MIN_SECRET_LENGTH: Final = 16
@@ -115,10 +111,38 @@ def _clock(value: str) -> str:
     return value
 
 
+def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Origins as browsers write them: an exact comparison must not miss one that a person wrote otherwise."""
+    for value in values:
+        try:
+            parts = urlsplit(value)
+            port = parts.port
+        except ValueError:
+            raise ValueError(_NO_ORIGIN) from None
+        host = parts.hostname or ""
+        written = f"{parts.scheme}://{f'[{host}]' if ':' in host else host}{'' if port is None else f':{port}'}"
+        if (
+            parts.scheme not in {"http", "https"}
+            or not _HOST.fullmatch(host)
+            or written != value
+            or port == {"http": 80, "https": 443}[parts.scheme]
+        ):
+            raise ValueError(_NO_ORIGIN)
+    return values
+
+
+_HOST: Final = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
+_NO_ORIGIN: Final = (
+    "each must be an origin as browsers send it, such as https://app.example: lower case, no path, no * and no port "
+    "that the scheme has anyway"
+)
+
+
 Seconds = Annotated[Micros, BeforeValidator(_seconds)]
 PositiveSeconds = Annotated[Micros, BeforeValidator(_seconds), AfterValidator(_positive)]
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_secrets), AfterValidator(_long_enough)]
 ProviderCan = Annotated[tuple[Capability, ...], NoDecode, BeforeValidator(_texts)]
+Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_texts), AfterValidator(_origins)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
@@ -169,6 +193,12 @@ class Settings(BaseSettings):
     tick_retention_days: Annotated[int, Field(ge=MIN_RETENTION_DAYS, le=36_500)] = 90
     provider_timeout_s: PositiveSeconds = _s(10)
     provider_max_rps: Annotated[int, Field(ge=1, le=MAX_RATE)] = 50
+
+    cors_origins: Origins = ()
+    receive_timeout_s: PositiveSeconds = _s(60)
+    caller_max_rps: Annotated[int, Field(ge=0, le=MAX_RATE)] = 500
+    webhook_max_rps: Annotated[int, Field(ge=0, le=MAX_RATE)] = 5
+    failed_auth_max_rpm: Annotated[int, Field(ge=0, le=MAX_RATE)] = 120
 
     log_format: Annotated[str, Field(pattern="^(json|text)$")] = "json"
 

@@ -102,6 +102,8 @@ def measure() -> Figure:
             "TALKTIME_PUBLIC_URL": url,
             "TALKTIME_SECRET": SECRET,
             "TALKTIME_BOOTSTRAP_ADMIN_KEY": ADMIN_KEY,
+            "TALKTIME_WEBHOOK_MAX_RPS": "0",
+            "TALKTIME_CALLER_MAX_RPS": "0",
         }
         headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
         with (

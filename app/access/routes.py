@@ -17,8 +17,8 @@ from app.db.database import Database, Transaction
 from app.documents import Document, Duration
 from app.http.access import actor_of, allowed
 from app.http.answers import Answer, json_response
-from app.http.bodies import UserIdPath, checked_user_id, instant_parameter, takes
-from app.http.idempotency import read_keyed, write_once
+from app.http.bodies import UserIdPath, checked_user_id, instant_parameter, read_bounded, takes
+from app.http.idempotency import idempotency_key, read_keyed, write_once
 from app.http.pages import Cursor, Limit, page_limit
 from app.http.sealing import Sealing
 from app.ledger.audit import Audit, record_audits
@@ -68,8 +68,13 @@ def access_routes(
         found = parse_reference_id(Kind.API_KEY, key_id)
         if found is None:
             raise unknown_key()
-        async with database.transaction() as transaction:
-            return json_response(await revoke_key(transaction, ids, found, clock.now(), actor_of(request)))
+        key = idempotency_key(request, await read_bounded(request))
+        now = clock.now()
+
+        async def work(transaction: Transaction) -> Answer:
+            return Answer(200, await revoke_key(transaction, ids, found, now, actor_of(request)))
+
+        return await write_once(database, NIL_ACCOUNT, key, now, work)
 
     @router.post(
         "/users/{user_id}/tokens",

@@ -31,7 +31,7 @@ class Own(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Operation:
+class Access:
     """What an operation asks of its caller.
 
     ``own``: users may call it with a token of theirs, about their own things. ``actions``: as which of them the audit
@@ -63,6 +63,6 @@ class Caller:
     def has(self, scope: Scope) -> bool:
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
-    def may_call(self, operation: Operation) -> bool:
+    def may_call(self, access: Access) -> bool:
         """Whether the caller may call it at all; a user token is bound to its user's things besides."""
-        return self.has(operation.scope) if self.user_id is None else operation.own is not None
+        return self.has(access.scope) if self.user_id is None else access.own is not None

@@ -5,6 +5,7 @@ on and stores the tick, all before the 204.
 """
 
 from dataclasses import dataclass
+from enum import StrEnum
 
 from sqlalchemy import insert
 from sqlalchemy.dialects.postgresql import insert as upsert
@@ -23,6 +24,13 @@ from app.sessions.records import STEP_EVENTS, is_adopted, is_bound, load_session
 
 class UnknownSession(Exception):
     """A genuine token of a session that is not there (a restored database, say)."""
+
+
+class SecurityEvent(StrEnum):
+    SESSION_MISMATCH = "session_mismatch"
+    """A heartbeat named another session than its token's."""
+    ID_OF_ANOTHER_USER = "id_of_another_user"
+    """A session is bound to the provider's id that a session of another user is bound to. Both cannot be right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +99,8 @@ class Bindings:
             await book.close()
         return Bound(provider_id, stored=True)
 
-    async def record_mismatch(self, session: AccountThing, now: Instant) -> None:
-        """Count a heartbeat with another session's id: one row per session and minute."""
+    async def count(self, session: AccountThing, now: Instant, what: SecurityEvent) -> None:
+        """Count what is odd about a session's heartbeat: one row per session, minute and kind."""
         async with self._database.transaction() as transaction:
             await transaction.execute(
                 upsert(security_events)
@@ -100,7 +108,7 @@ class Bindings:
                     account_id=session.account_id,
                     session_id=session.id,
                     minute=Instant(now - now % US_PER_MINUTE),
-                    kind="session_mismatch",
+                    kind=what.value,
                     count=1,
                 )
                 .on_conflict_do_update(

@@ -1,13 +1,14 @@
 """``POST /webhooks/gabber/{token}``: a small ASGI application in front of the others.
 
-In order: the token is checked without a look-up; the body is read, bounded; the arrival is stamped once, from one
-clock; the session in the body must be the token's; the tick is made durable; 204. A heartbeat of a session whose
-provider id is known takes the fast path; the first one binds it in an ordinary transaction. Every failure of the token
-is the same empty 404.
+In order: the token is checked without a look-up; its calls are counted; the body is read, bounded; the arrival is
+stamped once, from one clock; the session in the body must be the token's; the tick is made durable; 204. A heartbeat of
+a session whose provider id is known takes the fast path; the first one binds it in an ordinary transaction. Every
+failure of the token is the same empty 404.
 """
 
 from collections import OrderedDict
 from typing import Any, Final
+from uuid import UUID
 
 import structlog
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,10 +19,22 @@ from app.core.lossless_json import InvalidJson, dumps, loads
 from app.core.units import InvalidQuantity
 from app.db.database import DatabaseUnavailable
 from app.documents import printable
-from app.errors import BODY_TOO_LARGE, BUSY, INTERNAL, SESSION_MISMATCH, UNAVAILABLE, Problem, invalid
-from app.heartbeats.binding import Bindings, UnknownSession
+from app.errors import (
+    BODY_TOO_LARGE,
+    BUSY,
+    INTERNAL,
+    INVALID_REQUEST,
+    RATE_LIMITED,
+    SESSION_MISMATCH,
+    UNAVAILABLE,
+    Problem,
+    invalid,
+)
+from app.heartbeats.binding import Bindings, SecurityEvent, UnknownSession
 from app.heartbeats.writer import QueueFull, Tick, TickWriter
 from app.http.answers import problem_response
+from app.http.headers import RawHeaders
+from app.http.rate_limits import Meter, too_many
 from app.ports.clock import Clock
 from app.ports.randomness import Randomness
 from app.sessions.tokens import WebhookTokens
@@ -35,6 +48,12 @@ MAX_BOUND_CACHE: Final = 200_000
 """Bindings are immutable, so they may be remembered; the least recently used go first."""
 
 
+PROBLEMS: Final = (SESSION_MISMATCH, BODY_TOO_LARGE, INVALID_REQUEST, RATE_LIMITED, BUSY, UNAVAILABLE, INTERNAL)
+"""What a heartbeat with a valid token may be answered, besides 204."""
+
+_OF_NO_CONTENT: Final = frozenset({b"cache-control", b"x-content-type-options", b"strict-transport-security"})
+
+
 class HeartbeatEndpoint:
     """See the module."""
 
@@ -46,34 +65,61 @@ class HeartbeatEndpoint:
         bindings: Bindings,
         clock: Clock,
         randomness: Randomness,
+        meter: Meter,
+        headers: RawHeaders = (),
     ) -> None:
+        """``meter`` counts the calls of each webhook; ``headers`` go with every answer."""
         self._tokens = tokens
         self._writer = writer
         self._bindings = bindings
         self._clock = clock
         self._randomness = randomness
+        self._meter = meter
+        self._headers = list(headers)
+        # Each header costs the server time, and an empty answer to a program needs those alone that caches heed.
+        self._empty = {
+            204: [header for header in headers if header[0] in _OF_NO_CONTENT],
+            404: [(b"content-length", b"0"), *headers],
+        }
         self._bound: OrderedDict[AccountThing, str] = OrderedDict()
+        self._first_user: OrderedDict[str, UUID] = OrderedDict()
+        """Whose session was the first one here that is bound to the provider's id."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         session = self._tokens.read(scope["path"].removeprefix(PATH))
         if session is None or scope["method"] != "POST":
-            await _empty(send, 404)
+            await self._answer_empty(send, 404)
             return
         try:
+            self._count(session)
             await self._receive(session, receive)
         except UnknownSession:
-            await _empty(send, 404)
+            await self._answer_empty(send, 404)
         except Problem as problem:
-            await problem_response(problem)(scope, receive, send)
+            await self._answer(problem, scope, receive, send)
         except (DatabaseUnavailable, SQLAlchemyError):
-            await problem_response(Problem(UNAVAILABLE, "the heartbeat was not stored"))(scope, receive, send)
+            await self._answer(Problem(UNAVAILABLE, "the heartbeat was not stored"), scope, receive, send)
         except QueueFull:
-            await problem_response(Problem(BUSY, "too many heartbeats are waiting"))(scope, receive, send)
+            await self._answer(Problem(BUSY, "too many heartbeats are waiting"), scope, receive, send)
         except Exception:
             log.exception("heartbeat.broke")
-            await problem_response(Problem(INTERNAL, "the heartbeat was not stored"))(scope, receive, send)
+            await self._answer(Problem(INTERNAL, "the heartbeat was not stored"), scope, receive, send)
         else:
-            await _empty(send, 204)
+            await self._answer_empty(send, 204)
+
+    async def _answer(self, problem: Problem, scope: Scope, receive: Receive, send: Send) -> None:
+        response = problem_response(problem)
+        response.raw_headers.extend(self._headers)
+        await response(scope, receive, send)
+
+    async def _answer_empty(self, send: Send, status: int) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": self._empty[status]})
+        await send({"type": "http.response.body", "body": b""})
+
+    def _count(self, session: AccountThing) -> None:
+        taken = self._meter.take(session)
+        if taken is not None and taken.wait:
+            raise too_many(taken, "this webhook is called far more often than heartbeats come")
 
     async def _receive(self, session: AccountThing, receive: Receive) -> None:
         body = await _body(receive)
@@ -85,20 +131,26 @@ class HeartbeatEndpoint:
             bound = await self._bindings.bind(tick, provider_id)
             if bound is not None:
                 known = bound.provider_session_id
-                self._remember(session, known)
+                if self._remember(session, known):
+                    await self._bindings.count(session, received_at, SecurityEvent.ID_OF_ANOTHER_USER)
                 if bound.stored:
                     return
         else:
             self._bound.move_to_end(session)
         if known != provider_id:
-            await self._bindings.record_mismatch(session, received_at)
+            await self._bindings.count(session, received_at, SecurityEvent.SESSION_MISMATCH)
             raise Problem(SESSION_MISMATCH, "this webhook belongs to another session")
         await self._writer.put(tick)
 
-    def _remember(self, session: AccountThing, provider_id: str) -> None:
+    def _remember(self, session: AccountThing, provider_id: str) -> bool:
+        """Remember what the session is bound to; whether a session of another user is bound to it as well."""
         self._bound[session] = provider_id
         if len(self._bound) > MAX_BOUND_CACHE:
             self._bound.popitem(last=False)
+        first = self._first_user.setdefault(provider_id, session.account_id)
+        if len(self._first_user) > MAX_BOUND_CACHE:
+            self._first_user.popitem(last=False)
+        return first != session.account_id
 
 
 async def _body(receive: Receive) -> bytes:
@@ -133,9 +185,3 @@ def _read(body: bytes) -> tuple[str, str | None]:
     except InvalidQuantity as error:
         raise invalid("/session_id", str(error)) from None
     return provider_id, dumps(document) if document else None
-
-
-async def _empty(send: Send, status: int) -> None:
-    headers = [] if status == 204 else [(b"content-length", b"0")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})

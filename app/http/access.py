@@ -1,4 +1,4 @@
-"""Who calls, and whether they may: every operation declares what it asks for, and one gate stands before all of them.
+"""Who calls, and whether they may: every operation declares what it asks for, and one check stands before all of them.
 
 An operation is declared by :func:`allowed` on its endpoint; one without a declaration fails the start of the service
 (:func:`check_declared`). What a stranger asks for is answered 401, whatever it is; what a key may not do is 403. A user
@@ -14,7 +14,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.requests import Request
 from starlette.routing import BaseRoute, Route
 
-from app.core.access import Actor, Caller, Operation, Own, Scope
+from app.core.access import Access, Actor, Caller, Own, Scope
 from app.core.ids import Kind, account_id_of, parse_public_id
 from app.errors import FORBIDDEN, NOT_FOUND, UNAUTHORIZED, Problem
 
@@ -25,7 +25,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 _CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="talktime"'}
 _NOT_VALID: Final = {"WWW-Authenticate": 'Bearer realm="talktime", error="invalid_token"'}
-_OPERATION: Final = "__operation__"
+_ACCESS: Final = "__access__"
 MAX_CREDENTIALS: Final = 8192
 """Characters of a key or token; nothing longer is looked at."""
 
@@ -35,8 +35,8 @@ class UndeclaredRoute(Exception):
 
 
 def allowed(scope: Scope, *actions: str, own: Own | None = None) -> Callable[[Endpoint], Endpoint]:
-    """Declare what an endpoint asks of its caller; stands under the router's decorator. See :class:`Operation`."""
-    return _declared(Operation(scope, own, actions))
+    """Declare what an endpoint asks of its caller; stands under the router's decorator. See :class:`Access`."""
+    return _declared(Access(scope, own, actions))
 
 
 def open_to_all(endpoint: Endpoint) -> Endpoint:
@@ -44,52 +44,69 @@ def open_to_all(endpoint: Endpoint) -> Endpoint:
     return _declared(None)(endpoint)
 
 
-def _declared(operation: Operation | None) -> Callable[[Endpoint], Endpoint]:
+def _declared(access: Access | None) -> Callable[[Endpoint], Endpoint]:
     def declare(endpoint: Endpoint) -> Endpoint:
-        setattr(endpoint, _OPERATION, operation)
+        setattr(endpoint, _ACCESS, access)
         return endpoint
 
     return declare
 
 
-def operation_of(route: BaseRoute) -> Operation | None:
+def access_of(route: BaseRoute) -> Access | None:
     """What the route asks of its caller; null if it is open. Raises :class:`UndeclaredRoute` if it does not say."""
     endpoint = getattr(route, "endpoint", None)
     try:
-        operation: Operation | None = getattr(endpoint, _OPERATION)
+        access: Access | None = getattr(endpoint, _ACCESS)
     except AttributeError:
         raise UndeclaredRoute(f"{getattr(route, 'path', route)!s} declares no scope and is not declared open") from None
-    return operation
+    return access
 
 
 def check_declared(routes: Iterable[BaseRoute]) -> None:
     """Raise :class:`UndeclaredRoute` unless each route says what it asks for, and each that changes things as what."""
     for context in iter_route_contexts(list(routes)):
         route = context.original_route
-        operation = operation_of(route)
-        if operation is None or not isinstance(route, Route):
+        access = access_of(route)
+        if access is None or not isinstance(route, Route):
             continue
-        if operation.actions and (route.methods or set()) <= {"GET", "HEAD"}:
+        if access.actions and (route.methods or set()) <= {"GET", "HEAD"}:
             raise UndeclaredRoute(f"{route.path} declares a change and only reads")
 
 
-class Gate:
-    """The dependency that stands before every operation: who calls, and whether they may."""
+def declared(routes: Iterable[BaseRoute]) -> dict[str, Access | None]:
+    """What each route asks of its caller, by ``METHOD /path``."""
+    return {
+        f"{method} {context.path}": access_of(context.original_route)
+        for context in iter_route_contexts(list(routes))
+        if isinstance(context.original_route, Route)
+        for method in context.original_route.methods or ()
+    }
+
+
+class Identify:
+    """The dependency that tells who calls."""
 
     def __init__(self, authenticate: Authenticate) -> None:
         self._authenticate = authenticate
 
     async def __call__(self, request: Request) -> None:
-        """Raises a :class:`~app.errors.Problem`: 401 without valid credentials, 403 or 404 if they do not suffice."""
-        operation = operation_of(request.scope["route"])
-        if operation is None:
-            return
-        caller = await self._authenticate(_credentials(request))
-        request.state.caller = caller
-        if not caller.may_call(operation):
-            raise _not_allowed(caller, operation)
-        if caller.user_id is not None:
-            _check_own(request, operation, caller.user_id)
+        """Raises a :class:`~app.errors.Problem`, 401, without valid credentials."""
+        request.state.caller = await self._authenticate(_credentials(request))
+
+
+async def check_access(request: Request) -> None:
+    """The dependency that stands before every operation, behind :class:`Identify`: whether the caller may.
+
+    Raises a :class:`~app.errors.Problem`, 403 or 404, if not.
+    """
+    access = access_of(request.scope["route"])
+    caller = caller_of(request)
+    if access is None:
+        return
+    if not caller.may_call(access):
+        raise _not_allowed(caller, access)
+    if caller.user_id is not None:
+        _check_own(request, access, caller.user_id)
 
 
 def _credentials(request: Request) -> str:
@@ -108,15 +125,15 @@ def not_valid(detail: str) -> Problem:
     return Problem(UNAUTHORIZED, detail, headers=_NOT_VALID)
 
 
-def _not_allowed(caller: Caller, operation: Operation) -> Problem:
+def _not_allowed(caller: Caller, access: Access) -> Problem:
     if caller.user_id is not None:
-        return Problem(FORBIDDEN, "a user token cannot do this", extra={"required_scope": operation.scope})
-    detail = f"this key lacks the scope {operation.scope}"
-    return Problem(FORBIDDEN, detail, extra={"required_scope": operation.scope})
+        return Problem(FORBIDDEN, "a user token cannot do this", extra={"required_scope": access.scope})
+    detail = f"this key lacks the scope {access.scope}"
+    return Problem(FORBIDDEN, detail, extra={"required_scope": access.scope})
 
 
-def _check_own(request: Request, operation: Operation, user_id: str) -> None:
-    match operation.own:
+def _check_own(request: Request, access: Access, user_id: str) -> None:
+    match access.own:
         case Own.USER:
             own_user(request, unquote(request.path_params["user_id"]))
         case Own.SESSION:

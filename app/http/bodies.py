@@ -1,7 +1,9 @@
 """Reading bodies: bounded while they stream, decoded with all digits, validated strictly."""
 
+import re
 from copy import deepcopy
 from functools import cache
+from tempfile import SpooledTemporaryFile
 from typing import Annotated, Any, Final
 from urllib.parse import unquote
 
@@ -11,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from app.core.units import Instant, InvalidQuantity, parse_instant
 from app.documents import MAX_TEXT, Document, printable
-from app.errors import BODY_TOO_LARGE, Problem, invalid
+from app.errors import BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE, Problem, invalid
 
 MAX_BODY: Final = 1 << 20
 """Bytes of an ordinary request body."""
@@ -20,19 +22,43 @@ MAX_PREVIEW_BODY: Final = 8 << 20
 """Bytes of a preview's body, which may hold whole timelines."""
 
 
+_JSON_TYPE: Final = re.compile(r"application/(json|[a-z0-9!#$&^_.+-]+\+json|x-www-form-urlencoded)", re.IGNORECASE)
+"""The type of a form is what widespread clients claim of any body unless they are told otherwise."""
+
+
+def _check_type(request: Request) -> None:
+    """415 for a body that is said to be something else than JSON. One whose type is not told is taken for JSON."""
+    told = request.headers.get("content-type", "").partition(";")[0].strip()
+    if told and not _JSON_TYPE.fullmatch(told):
+        raise Problem(UNSUPPORTED_MEDIA_TYPE, "send JSON, with the header Content-Type: application/json")
+
+
 async def read_bounded(request: Request, limit: int = MAX_BODY) -> bytes:
-    """The body, refused with 413 as soon as it exceeds ``limit`` bytes, whatever length it claims."""
-    chunks: list[bytes] = []
+    """The body, refused with 413 as soon as it exceeds ``limit`` bytes, or claims to; 415 if it is not to be JSON."""
+    _check_type(request)
+    claimed = request.headers.get("content-length", "")
+    if claimed.isdecimal() and len(claimed) < _MOST_DIGITS and int(claimed) > limit:
+        raise _too_large(limit)
     size = 0
-    try:
-        async for chunk in request.stream():
-            size += len(chunk)
-            if size > limit:
-                raise Problem(BODY_TOO_LARGE, f"at most {limit} bytes are taken here", headers={"Connection": "close"})
-            chunks.append(chunk)
-    except ClientDisconnect:
-        raise invalid("", "the connection was closed before the body was whole") from None
-    return b"".join(chunks)
+    # What is larger than an ordinary body waits in a file: a body that is refused in the end must cost no memory.
+    with SpooledTemporaryFile(max_size=MAX_BODY) as kept:
+        try:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limit:
+                    raise _too_large(limit)
+                kept.write(chunk)
+        except ClientDisconnect:
+            raise invalid("", "the connection was closed before the body was whole") from None
+        kept.seek(0)
+        return kept.read()
+
+
+_MOST_DIGITS: Final = 20
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(BODY_TOO_LARGE, f"at most {limit} bytes are taken here", headers={"Connection": "close"})
 
 
 def takes(kind: type[Document]) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from app.core.alignment import Pull, latest
 from app.core.charge import Evidence, charge
 from app.core.rate_card import DEFAULT_RATE_CARD, RateCard
 from app.core.timeline import normalise
-from app.documents import decode, validate
+from app.core.units import InvalidQuantity
+from app.documents import decode, printable, validate
 from app.errors import invalid
 from app.pricing.documents import PreviewDocument, read_rate_card
 from app.pricing.explanation import explain
@@ -27,11 +28,14 @@ def read_preview(body: bytes) -> PreviewDocument:
 
 
 def card_of(document: PreviewDocument) -> RateCard | str | None:
-    """The card in the document, the id of a stored one, or null for the current default."""
+    """The card in the document, the id or name of a stored one, or null for the current default."""
     if document.rate_card is None:
         return None
     if type(document.rate_card) is str:
-        return document.rate_card
+        try:
+            return printable(document.rate_card)
+        except InvalidQuantity as error:
+            raise invalid("/rate_card", str(error)) from None
     return read_rate_card(document.rate_card, "/rate_card")
 
 

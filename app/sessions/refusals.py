@@ -5,6 +5,7 @@ from typing import Final
 
 from sqlalchemy import select
 
+from app.core.units import US_PER_S
 from app.db.database import Transaction
 from app.db.tables import session_steps
 from app.errors import PERSONA_NOT_ACCEPTED, PROVIDER_REFUSED, Problem
@@ -32,7 +33,11 @@ def read_refusal(why: str) -> Refused | None:
 
 
 def refusal_problem(session: Session, refused: Refused) -> Problem:
-    """422 ``persona-not-accepted`` or 502 ``provider-refused``, with the provider's own reason."""
+    """422 ``persona-not-accepted`` or 502 ``provider-refused``, with the provider's own reason.
+
+    ``Retry-After`` if the provider said when it takes starts again: another start, with another key, may do then.
+    """
+    wait = refused.retry_after
     return Problem(
         PERSONA_NOT_ACCEPTED if (refused.status, refused.code) == INVALID_INPUT else PROVIDER_REFUSED,
         refused.message or refused.code,
@@ -41,6 +46,7 @@ def refusal_problem(session: Session, refused: Refused) -> Problem:
             "provider_status": refused.status,
             "provider_code": refused.code,
         },
+        headers={} if wait is None else {"Retry-After": str(max(1, -(-wait // US_PER_S)))},
     )
 
 

@@ -80,6 +80,9 @@ ADOPTED: Final = "asked for, to be started by the customer's backend"
 """Why an adopted session takes its first step."""
 
 MAX_REASON: Final = 500
+_PROVEN: Final = frozenset({State.LIVE, State.OVER, State.SETTLED, State.REVIEW})
+"""States that a session only comes into by a heartbeat, or by the provider's word."""
+
 _OVERTAKEN: Final = 2
 """Steps of a session that a heartbeat made live before its start was answered: starting, live."""
 
@@ -387,9 +390,11 @@ class Starts:
 
     async def _refuse(
         self, transaction: Transaction, book: Book, session: Session, refused: Refused, key: IdempotencyKey | None
-    ) -> Problem:
+    ) -> Problem | Answer:
+        if session.state in _PROVEN:
+            return await self._runs_without_us(transaction, session, key)  # a heartbeat proved the refusal wrong
         if session.state is not State.STARTING:
-            return _unconfirmed(session)  # a heartbeat proved the refusal wrong, or time ran out first
+            return _unconfirmed(session)  # time ran out first
         book.account.release(session.id)
         await self._step(transaction, book, session, State.FAILED, why_refused(refused)[:MAX_REASON], due_at=None)
         problem = refusal_problem(session, refused)
@@ -405,15 +410,23 @@ class Starts:
         outcome: Unconfirmed,
         key: IdempotencyKey | None,
     ) -> Problem | Answer:
-        if session.state is State.LIVE:
-            answer = Answer(201, {"session": await session_document(transaction, session), "connection_details": None})
-            if key is not None:
-                await complete(transaction, session.account_id, key, answer)
-            return answer
+        if session.state in _PROVEN:
+            return await self._runs_without_us(transaction, session, key)
         if session.state is State.STARTING:
             due_at = Instant(session.requested_at + self._limits.unconfirmed_ttl)
             await self._step(transaction, book, session, State.UNCONFIRMED, outcome.why[:MAX_REASON], due_at=due_at)
         return _unconfirmed(session)
+
+    @staticmethod
+    async def _runs_without_us(transaction: Transaction, session: Session, key: IdempotencyKey | None) -> Answer:
+        """A heartbeat overtook the provider's answer, which did not say how to connect: 201 with the session alone.
+
+        Kept under the key, so that a repeated request is told the same.
+        """
+        answer = Answer(201, {"session": await session_document(transaction, session), "connection_details": None})
+        if key is not None:
+            await complete(transaction, session.account_id, key, answer)
+        return answer
 
     async def _step(
         self, transaction: Transaction, book: Book, session: Session, to: State, why: str, **values: Any
@@ -449,7 +462,9 @@ class Starts:
         if undecided and waited < self._limits.provider_timeout + STARTING_MARGIN:
             raise Problem(IDEMPOTENCY_IN_FLIGHT, "the first request with this key is still under way")
         if session.state in {State.STARTING, State.UNCONFIRMED}:
-            raise _unconfirmed(session)
+            unconfirmed = _unconfirmed(session)
+            unconfirmed.headers.update(REPLAYED)
+            raise unconfirmed
         if session.state is State.FAILED:
             failure = await failure_problem(transaction, session)
             failure.headers.update(REPLAYED)

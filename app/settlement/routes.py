@@ -28,8 +28,10 @@ from app.http.answers import json_response
 from app.http.bodies import read_bounded
 from app.http.idempotency import idempotency_key
 from app.http.pages import Cursor, Limit, cursor_instant, make_cursor, page, page_limit, read_cursor
+from app.ledger.audit import Audit, record_audits
 from app.ledger.rows import paid_debits
 from app.ports.clock import Clock
+from app.ports.ids import Ids
 from app.pricing.explanation import explain
 from app.receiving import Receiving
 from app.sessions.documents import session_document
@@ -134,6 +136,7 @@ def settlement_routes(
     endings: Endings,
     receiving: Receiving,
     clock: Clock,
+    ids: Ids,
     *,
     rerate_window: Micros,
 ) -> APIRouter:
@@ -164,11 +167,15 @@ def settlement_routes(
 
     @router.post("/{session_id}/reconcile", summary="Pull the timeline now")
     @allowed(Scope.SESSIONS_WRITE, "session.reconcile")
-    async def reconcile(session_id: str) -> Response:
+    async def reconcile(session_id: str, request: Request) -> Response:
         key = session_key(session_id)
-        async with database.reading() as transaction:
-            if await load_session(transaction, key) is None:
+        # Who asked is kept by itself: what the pull changes is the work of reconciliation, and may be of no one else.
+        async with database.transaction() as transaction:
+            session = await load_session(transaction, key)
+            if session is None:
                 raise unknown_session()
+            audit = Audit(actor=actor_of(request), action="session.reconcile", target=session.public_id)
+            await record_audits(transaction, ids, session.account_id, [audit], clock.now())
         outcome = await reconciler.reconcile(key, now_please=True)
         if isinstance(outcome, NotNow):
             raise provider_busy(outcome)

@@ -22,11 +22,11 @@ BUGS: Final = (
             Patch(
                 "app.sessions.start",
                 """\
-            return _unconfirmed(session)  # a heartbeat proved the refusal wrong, or time ran out first
+            return _unconfirmed(session)  # time ran out first
         book.account.release(session.id)
 """,
                 """\
-            return _unconfirmed(session)  # a heartbeat proved the refusal wrong, or time ran out first
+            return _unconfirmed(session)  # time ran out first
 """,
             ),
         ),
@@ -242,14 +242,14 @@ BUGS: Final = (
                 "app.heartbeats.endpoint",
                 """\
         if known != provider_id:
-            await self._bindings.record_mismatch(session, received_at)
+            await self._bindings.count(session, received_at, SecurityEvent.SESSION_MISMATCH)
             raise Problem(SESSION_MISMATCH, "this webhook belongs to another session")
         await self._writer.put(tick)
 """,
                 """\
         await self._writer.put(tick)
         if known != provider_id:
-            await self._bindings.record_mismatch(session, received_at)
+            await self._bindings.count(session, received_at, SecurityEvent.SESSION_MISMATCH)
             raise Problem(SESSION_MISMATCH, "this webhook belongs to another session")
 """,
             ),

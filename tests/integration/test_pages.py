@@ -117,6 +117,54 @@ async def test_snapshots_come_in_order_each_once(talktime: World) -> None:
         assert [row["values"][0]["seconds"] for row in rows] == [1, 2, 3, 4, 5]
 
 
+async def test_snapshots_that_come_meanwhile_stand_at_the_end_and_shift_none(talktime: World) -> None:
+    user = talktime.user()
+    await talktime.grant(user, "1000")
+    session = await talktime.start(user)
+    said = 0
+
+    async def another() -> None:
+        nonlocal said
+        said += 1
+        talktime.provider.say(session["provider_session_id"], *[("agent", 1), ("user", 1)] * said)
+        await talktime.heartbeats_until(session, 60)
+        await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile")
+
+    path = f"/v1/sessions/{session['id']}/snapshots"
+    for _ in range(3):
+        await another()
+    before = await walk(talktime, path, 500)
+    assert len(before) == 3
+    left = iter(range(2))
+
+    async def twice_more() -> None:
+        if next(left, None) is not None:
+            await another()
+
+    rows = await walk(talktime, path, 1, twice_more)
+    assert rows[:3] == before
+    instants = [row["requested_at"] for row in rows]
+    assert len(rows) == 5
+    assert instants == sorted(set(instants))
+
+
+WALKED = {
+    "/v1/sessions", "/v1/users/{user_id}/entries", "/v1/users/{user_id}/grants", "/v1/rate-cards",
+    "/v1/sessions/{session_id}/heartbeats", "/v1/sessions/{session_id}/snapshots",
+}  # fmt: skip
+"""Lists that a test of this module walks through while rows come in."""
+
+
+async def test_every_list_is_walked_while_rows_come_in(talktime: World) -> None:
+    paths = (await talktime.get("/openapi.json"))["paths"]
+    lists = {
+        path
+        for path, methods in paths.items()
+        if any(parameter["name"] == "cursor" for parameter in methods.get("get", {}).get("parameters", ()))
+    }
+    assert lists == WALKED
+
+
 async def test_versions_of_a_card_come_newest_first_and_by_name(talktime: World) -> None:
     name = f"paged {uuid4().hex[:8]}"
     card = {"name": name, "rates": {"user": "1", "agent": "1", "silence": "1"}}

@@ -659,3 +659,54 @@ async def test_the_guides_call_refuses_as_the_other_one_does(talktime: World) ->
     talktime.provider.start_status = 500
     document = problem(await talktime.client.post("/api/start_session", json=order(user)), 504, "provider-unconfirmed")
     assert document["session_id"].startswith("ses_")
+
+
+@pytest.mark.parametrize("status", [400, 500])
+async def test_an_answer_that_a_heartbeat_overtook_and_that_is_no_connection_is_the_same_again(
+    talktime: World, status: int
+) -> None:
+    """The session runs, whatever the provider says: 201 at once and for ever, never first an error and then that."""
+    user, key = await funded(talktime), uuid4().hex
+    loop = asyncio.get_running_loop()
+
+    async def before(body: dict[str, Any]) -> None:
+        beat = talktime.client.post(body["webhook"], json={"session_id": f"gab_{uuid4().hex}"})
+        answered = await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(beat, loop))
+        assert answered.status_code == 204
+
+    talktime.provider.before_start = before
+    talktime.provider.start_status = status
+    first = await start(talktime, user, key)
+    assert (first.status_code, first.json()["connection_details"]) == (201, None)
+    assert first.json()["session"]["state"] == "live"
+    assert "idempotency-replayed" not in first.headers
+    again = await start(talktime, user, key)
+    assert (again.status_code, again.content) == (201, first.content)
+    assert again.headers["idempotency-replayed"] == "true"
+    assert len(talktime.provider.starts) == 1
+
+
+async def test_what_became_of_a_start_is_marked_as_an_answer_to_a_repeated_request(talktime: World) -> None:
+    user, key = await funded(talktime), uuid4().hex
+    talktime.provider.start_status = 500
+    first = await start(talktime, user, key)
+    assert "idempotency-replayed" not in first.headers
+    again = await start(talktime, user, key)
+    assert (again.status_code, again.headers["idempotency-replayed"]) == (504, "true")
+    talktime.clock.advance(200)
+    await talktime.reconcile()
+    failed = await start(talktime, user, key)
+    assert (failed.status_code, failed.headers["idempotency-replayed"]) == (502, "true")
+    await talktime.heartbeat({"id": first.json()["session_id"], "provider_session_id": f"gab_{uuid4().hex}"})
+    revived = await start(talktime, user, key)
+    assert (revived.status_code, revived.json()["session"]["state"]) == (201, "review")
+    assert revived.headers["idempotency-replayed"] == "true"
+
+
+async def test_a_refusal_for_too_many_requests_says_when_to_try_again(talktime: World) -> None:
+    user = await funded(talktime)
+    talktime.provider.start_status = 429
+    talktime.provider.retry_after = "17"
+    refused = await start(talktime, user)
+    assert problem(refused, 502, "provider-refused")["provider_status"] == 429
+    assert refused.headers["retry-after"] == "17"

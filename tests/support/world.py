@@ -1,6 +1,6 @@
 """The service in process, on a real database, with a scripted provider and a clock that stands still."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from app.ports.permits import Permits, Unlimited
 from app.service import Service
 from app.settings import Settings, load_settings
 from tests.support.clock import ManualClock
+from tests.support.documented import Documented
 from tests.support.postgres import ask, tell
 from tests.support.scripted_provider import ScriptedProvider
 
@@ -22,6 +23,8 @@ ADMIN_KEY = "test-admin-key-0123456789"
 PUBLIC_URL = "http://talktime.example"
 FORGET_REPORTS = "delete from receiving"
 NO_LIMIT = Unlimited()
+NOT_LIMITED = {"caller_max_rps": 0, "webhook_max_rps": 0, "failed_auth_max_rpm": 0}
+"""The clock stands still, so no call would ever come free again."""
 
 
 @dataclass
@@ -131,6 +134,19 @@ class World:
         raise AssertionError(f"the session stays {document['state']}")
 
 
+def _hold_against(service: Service) -> Callable[[httpx.Response], Awaitable[None]]:
+    """Every answer that a test gets has to be one that the API document tells of."""
+    documented = Documented(service.api_document)
+
+    async def check(response: httpx.Response) -> None:
+        if response.headers.get("content-type", "").startswith("text/"):
+            return  # read piece by piece, if at all
+        await response.aread()
+        documented.check(response)
+
+    return check
+
+
 @asynccontextmanager
 async def world(
     database_url: str,
@@ -146,8 +162,8 @@ async def world(
     Time passes in leaps here. Unless ``reports``, nothing is known of when the service was receiving, so that a leap is
     not an outage.
 
-    The provider's rate has no limit, as waiting for its turn would move the clock; with ``permits=None`` it has that of
-    the settings.
+    Callers have no limits unless the settings say so. The provider's rate has none, as waiting for its turn would move
+    the clock; with ``permits=None`` it has that of the settings.
     """
     clock = clock or ManualClock()
     loaded = load_settings(
@@ -158,7 +174,7 @@ async def world(
         secret="test-secret-0123456789",
         ledger_keys="test-ledger-key-0123456789",
         bootstrap_admin_key=ADMIN_KEY,
-        **settings,
+        **(NOT_LIMITED | settings),
     )
     service = Service(loaded, database_url, clock=clock, permits=permits)
     await service.start()
@@ -167,7 +183,10 @@ async def world(
     transport = httpx.ASGITransport(app=service.app, raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
     try:
-        async with httpx.AsyncClient(transport=transport, base_url=PUBLIC_URL, headers=headers) as client:
+        hooks = {"response": [_hold_against(service)]}
+        async with httpx.AsyncClient(
+            transport=transport, base_url=PUBLIC_URL, headers=headers, event_hooks=hooks
+        ) as client:
             made = World(service, client, provider, clock, loaded)
             yield made
             made.retire()

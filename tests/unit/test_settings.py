@@ -64,3 +64,29 @@ def test_the_database_keeps_what_the_setting_cannot_go_below() -> None:
     migration = Path(__file__).parents[2] / "migrations" / "versions" / "0003_retention.py"
     ages = re.findall(r"clock_timestamp\(\) - interval '(\d+) days'", migration.read_text(encoding="utf-8"))
     assert ages == [str(MIN_RETENTION_DAYS)] * 2
+
+
+CORS = "TALKTIME_CORS_ORIGINS"
+
+
+def test_origins_are_taken_as_browsers_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CORS, " https://app.example , http://localhost:3000,http://[::1]:8080")
+    assert load_settings().cors_origins == ("https://app.example", "http://localhost:3000", "http://[::1]:8080")
+    monkeypatch.setenv(CORS, "")
+    assert load_settings().cors_origins == ()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "*", "null", "app.example", "https://app.example/", "https://app.example/path", "https://*.example", "ftp://x",
+        "HTTPS://app.example", "https://App.example", "https://app.example:443", "http://app.example:80", "https://",
+        "https://app.example:99999", "https://user@app.example", "https://app.example?x", "https://app.example#x",
+        "https://ok.example,*", "https://\u00fc.example", "https://app.example:", "https://a b",
+    ],
+)  # fmt: skip
+def test_what_no_browser_sends_as_an_origin_stops_the_start(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CORS, given)
+    with pytest.raises(BadSettings) as refused:
+        load_settings()
+    assert str(refused.value).startswith(f"{CORS}: each must be an origin as browsers send it")

@@ -1,0 +1,89 @@
+"""Every error as a problem document: what the framework refuses, what breaks, and what we raise."""
+
+from typing import Final
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.types import Scope
+
+from app.core.account import BrokenLedger
+from app.db.database import DatabaseUnavailable
+from app.documents import MAX_ERRORS, pointer_to
+from app.errors import (
+    INTERNAL,
+    INVALID_REQUEST,
+    METHOD_NOT_ALLOWED,
+    NOT_FOUND,
+    UNAVAILABLE,
+    Code,
+    FieldError,
+    Problem,
+)
+from app.http.answers import problem_response
+from app.logs import current_request
+
+log = structlog.get_logger(__name__)
+
+_HTTP_PROBLEMS: Final[dict[int, Code]] = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}
+
+
+def add_problem_handlers(api: FastAPI) -> None:
+    """Have ``api`` answer all that is raised, and what it refuses itself, with a problem document."""
+
+    async def problem(_request: Request, error: Exception) -> Response:
+        return problem_response(error) if isinstance(error, Problem) else _internal(error)
+
+    async def http_error(request: Request, error: Exception) -> Response:
+        if not isinstance(error, HTTPException):
+            return _internal(error)
+        code = _HTTP_PROBLEMS.get(error.status_code)
+        if code is None:
+            return _internal(error)
+        headers = dict(error.headers or {})
+        if code is METHOD_NOT_ALLOWED:
+            headers["Allow"] = ", ".join(sorted(_methods(api, request.scope)))
+        return problem_response(Problem(code, code.title, headers=headers))
+
+    async def invalid_parameters(_request: Request, error: Exception) -> Response:
+        if not isinstance(error, RequestValidationError):
+            return _internal(error)
+        errors = [FieldError(pointer_to(tuple(item["loc"][1:])), item["msg"]) for item in error.errors()[:MAX_ERRORS]]
+        return problem_response(Problem(INVALID_REQUEST, "a parameter is not as it must be", errors=errors))
+
+    async def unavailable(_request: Request, error: Exception) -> Response:
+        log.warning("request.database_unavailable", why=str(error))
+        return problem_response(Problem(UNAVAILABLE, "nothing may have been changed; try again with the same key"))
+
+    async def contradiction(_request: Request, error: Exception) -> Response:
+        log.error("ledger.broken", exc_info=error)
+        return problem_response(Problem(INTERNAL, "the ledger contradicts itself: run talktime verify"))
+
+    async def broken(_request: Request, error: Exception) -> Response:
+        return _internal(error)
+
+    api.add_exception_handler(Problem, problem)
+    api.add_exception_handler(HTTPException, http_error)
+    api.add_exception_handler(RequestValidationError, invalid_parameters)
+    api.add_exception_handler(DatabaseUnavailable, unavailable)
+    api.add_exception_handler(BrokenLedger, contradiction)
+    api.add_exception_handler(Exception, broken)
+
+
+def _methods(api: FastAPI, scope: Scope) -> set[str]:
+    """All methods of an address; the framework tells only those of the first route that fits."""
+    return {
+        method
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in api.routes)
+    }
+
+
+def _internal(error: Exception) -> Response:
+    log.error("request.broke", exc_info=error)
+    extra = {"request_id": current_request.get()}
+    return problem_response(Problem(INTERNAL, "the fault is logged; nothing was changed by this request", extra=extra))

@@ -1,0 +1,73 @@
+"""Every operation of the API document, called as it says and otherwise, on a real server and a real PostgreSQL.
+
+``python -m tests.conformance --seconds 120 --seed 1``: schemathesis with all checks and all phases. Fails on a server
+error, an answer that is not documented or does not have its form, and on input that should have been refused.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+
+from tests.e2e.test_serve import KEY, call, serving
+from tests.support.postgres import open_folder, scratch_folder
+from tests.support.scripted_provider import provider_host
+
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+
+
+SETTINGS = {"TALKTIME_GABBER_CAPABILITIES": "end"}
+
+
+@contextmanager
+def starts_allowed(url: str) -> Iterator[None]:
+    """Somebody lets starts go on whenever they were stopped: otherwise the first stop would be the last start."""
+    done = Event()
+
+    def allow() -> None:
+        while not done.wait(0.5):
+            call("PATCH", f"{url}/v1/settings", {"starts_stopped": False})
+
+    with ThreadPoolExecutor(1) as pool:
+        allowing = pool.submit(allow)
+        try:
+            yield
+        finally:
+            done.set()
+            allowing.result()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=int, default=120, help="the whole budget of time")
+    parser.add_argument("--seed", type=int, default=1)
+    given, more = parser.parse_known_args()
+    for folder in open_folder(scratch_folder()):
+        with provider_host() as host, serving(folder, host.script(), **SETTINGS) as (_, url), starts_allowed(url):
+            prepare(url)
+            command = [
+                str(Path(sys.executable).with_name("schemathesis")),
+                f"--config-file={CONFIG}", "run", f"{url}/openapi.json", "--checks=all", "--seed", str(given.seed),
+                "--header", f"Authorization:Bearer {KEY}", "--max-time", str(given.seconds), "--continue-on-failure",
+                "--request-timeout", "20", *more,
+            ]  # fmt: skip
+            return subprocess.run(command, check=False, cwd=folder).returncode
+    raise AssertionError("there was no folder")
+
+
+def prepare(url: str) -> None:
+    """A user with a statement, a session and a card, so that there is something to find."""
+    assert call("POST", f"{url}/v1/users/ada/grants", {"amount": "100000", "reference": "invoice-1001"}).is_success
+    assert call("POST", f"{url}/v1/users/ada/adjustments", {"amount": "-1", "reason": "a first one"}).is_success
+    asked = {"user_id": "ada", "persona": "tutor", "scenario": "guide", "time_limit_s": 60}
+    assert call("POST", f"{url}/v1/sessions", asked).is_success
+    rates = {"user": "1", "agent": "1", "silence": "0"}
+    assert call("POST", f"{url}/v1/rate-cards", {"name": "evening", "rates": rates}).is_success
+
+
+if __name__ == "__main__":
+    sys.exit(main())
