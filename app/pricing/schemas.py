@@ -92,8 +92,8 @@ EXPLANATION: Final[dict[str, Any]] = {
     "not_billed": {
         "type": "object",
         "propertyNames": {"enum": [str(reason) for reason in Reason]},
-        "additionalProperties": duration("Not charged for this reason.", 3600.04),
-        "examples": [{"after_last_proof": 3600.04}],
+        "additionalProperties": duration("Not charged for this reason.", 3600),
+        "examples": [{"after_last_proof": 3600}],
     },
     "lines": listed(_LINE, "They add up to `amount` and `beyond_authorization`."),
     "envelopes": listed(
