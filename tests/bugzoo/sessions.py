@@ -107,7 +107,7 @@ BUGS: Final = (
             return (await work(transaction)).response()
         row = await claim(transaction, account_id, key, now)
         if row is not None:
-            return stored_answer(row).response()
+            return _opened(row, key, sealing, now).response()
         try:
 """,
                 """\
@@ -115,7 +115,7 @@ BUGS: Final = (
         async with keyed_transaction(database, account_id, key) as transaction:
             row = await claim(transaction, account_id, key, now)
         if row is not None:
-            return stored_answer(row).response()
+            return _opened(row, key, sealing, now).response()
     async with keyed_transaction(database, account_id, key) as transaction:
         if key is None:
             return (await work(transaction)).response()

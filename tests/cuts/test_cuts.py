@@ -39,7 +39,8 @@ union all select 'hold change', jsonb_agg(jsonb_build_array(why, delta, held_aft
   from hold_changes where {mine}
 union all select 'limit', jsonb_agg(credit_limit order by n) from limit_changes where {mine}
 union all select 'event', jsonb_agg(type order by seq) from events where {mine}
-union all select 'audit', jsonb_agg(action order by action) from audit_log where {mine}
+union all select 'audit', jsonb_agg(action order by action) from audit_log
+  where {mine} and action <> 'session.reconcile'  -- one for each time that it was asked for
 union all select 'key', jsonb_agg(jsonb_build_array(state, status)) from idempotency where {mine}
 union all select 'step', jsonb_agg(to_state order by session_id, n) from session_steps where {mine}
 """

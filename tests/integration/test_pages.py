@@ -150,7 +150,7 @@ async def test_snapshots_that_come_meanwhile_stand_at_the_end_and_shift_none(tal
 
 WALKED = {
     "/v1/sessions", "/v1/users/{user_id}/entries", "/v1/users/{user_id}/grants", "/v1/rate-cards",
-    "/v1/sessions/{session_id}/heartbeats", "/v1/sessions/{session_id}/snapshots",
+    "/v1/sessions/{session_id}/heartbeats", "/v1/sessions/{session_id}/snapshots", "/v1/api-keys", "/v1/audit-log",
 }  # fmt: skip
 """Lists that a test of this module walks through while rows come in."""
 
@@ -163,6 +163,31 @@ async def test_every_list_is_walked_while_rows_come_in(talktime: World) -> None:
         if any(parameter["name"] == "cursor" for parameter in methods.get("get", {}).get("parameters", ()))
     }
     assert lists == WALKED
+
+
+@pytest.mark.parametrize("limit", [1, 3, 500])
+async def test_keys_and_the_audit_log_come_newest_first_each_once(talktime: World, limit: int) -> None:
+    user = talktime.user()
+
+    async def another() -> None:
+        talktime.clock.advance(1)
+        body = {"name": f"{user} later", "scopes": ["read"]}
+        assert (await talktime.client.post("/v1/api-keys", json=body)).status_code == 201
+        await talktime.grant(user, "1")
+
+    for n in range(7):
+        talktime.clock.advance(n % 2)  # two at once, too
+        body = {"name": f"{user} {n}", "scopes": ["read"]}
+        assert (await talktime.client.post("/v1/api-keys", json=body)).status_code == 201
+        await talktime.grant(user, str(n + 1))
+    keys = [row for row in await walk(talktime, "/v1/api-keys", limit, another) if row["name"].startswith(f"{user} ")]
+    assert [row["name"] for row in keys if not row["name"].endswith("later")] == [
+        f"{user} {n}" for n in range(6, -1, -1)
+    ]
+    rows = await walk(talktime, f"/v1/audit-log?user_id={user}", limit, another)
+    amounts = [row["after"]["amount"] for row in rows if row["action"] == "grant.create"]
+    assert amounts[-7:] == [str(n) for n in range(7, 0, -1)]
+    assert len({row["id"] for row in rows}) == len(rows)
 
 
 async def test_versions_of_a_card_come_newest_first_and_by_name(talktime: World) -> None:
