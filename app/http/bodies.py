@@ -1,6 +1,6 @@
 """Reading bodies: bounded while they stream, decoded with all digits, validated strictly."""
 
-from copy import deepcopy
+import json
 from functools import cache
 from typing import Annotated, Any, Final
 from urllib.parse import unquote
@@ -37,14 +37,14 @@ async def read_bounded(request: Request, limit: int = MAX_BODY) -> bytes:
 
 def takes(kind: type[Document]) -> dict[str, Any]:
     """What the generated API document says about the body of a call that takes a document of ``kind``."""
-    # The framework may write into what it is given.
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": deepcopy(_schema(kind))}}}}
+    # Read anew each time: the framework may write into what it is given.
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": json.loads(_schema(kind))}}}}
 
 
 @cache
-def _schema(kind: type[Document]) -> Any:
+def _schema(kind: type[Document]) -> str:
     schema = kind.model_json_schema()
-    return _inline(schema, schema.pop("$defs", {}))
+    return json.dumps(_inline(schema, schema.pop("$defs", {})))
 
 
 def _inline(schema: Any, definitions: dict[str, Any]) -> Any:

@@ -16,6 +16,7 @@ from unittest.mock import patch
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.pq import TransactionStatus
+
 from app.db import database as database_module
 from tests.turnstile.footprints import (
     OpenTransaction,
