@@ -54,6 +54,8 @@ class Compiled:
             self._dialect = engine.dialect
         engine.dialect = engine.pool._dialect = self._dialect
         engine._compiled_cache = self._cache
+        # The connection used last: its backend has read the catalogs of this world's database.
+        engine.pool._pool.use_lifo = True
 
 
 COMPILED: Final = Compiled()
