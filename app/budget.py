@@ -10,7 +10,7 @@ import heapq
 from typing import Final
 
 import structlog
-from sqlalchemy import case, select, update
+from sqlalchemy import bindparam, case, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from app.core.budget import (
@@ -52,6 +52,16 @@ IDLE: Final = Micros(2 * US_PER_S)
 """A process that leased nothing for so long begins with a small slice again; by then ten busy ones had their turn."""
 
 FIRST_LEAD: Final = Micros(US_PER_S // 40)
+
+_MOVE_ON: Final = (
+    update(provider_budget)
+    .where(
+        provider_budget.c.provider == bindparam("of"),
+        provider_budget.c.next_at == bindparam("seen_next_at"),
+        provider_budget.c.blocked_until.is_not_distinct_from(bindparam("seen_blocked_until")),
+    )
+    .values(next_at=bindparam("next_at"))
+)
 
 log = structlog.get_logger(__name__)
 
@@ -225,13 +235,13 @@ class ProviderBudget:
     async def _replace(self, transaction: Transaction, seen: Row, row: Row) -> bool:
         """Move the row on, if it is still as it was seen."""
         moved = await transaction.execute(
-            update(provider_budget)
-            .where(
-                provider_budget.c.provider == self._provider,
-                provider_budget.c.next_at == seen.next_at,
-                provider_budget.c.blocked_until.is_not_distinct_from(seen.blocked_until),
-            )
-            .values(next_at=row.next_at)
+            _MOVE_ON,
+            {
+                "of": self._provider,
+                "seen_next_at": seen.next_at,
+                "seen_blocked_until": seen.blocked_until,
+                "next_at": row.next_at,
+            },
         )
         return moved.rowcount == 1
 

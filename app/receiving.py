@@ -8,7 +8,7 @@ no row covers was an outage of our own. Before the first row of all nothing is k
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Executable, delete, func, insert, select, update
+from sqlalchemy import Executable, bindparam, delete, func, insert, select, update
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.core.outages import Outage, find_outages
@@ -27,6 +27,13 @@ COMPACT_AFTER: Final = Micros(US_PER_DAY)
 
 NOBODY: Final = UUID(int=0)
 """The process of joined rows."""
+
+_GO_ON: Final = (
+    update(receiving)
+    .where(receiving.c.process_id == bindparam("process"), receiving.c.from_at == bindparam("since"))
+    .values(to_at=bindparam("to_at"))
+    .returning(receiving.c.to_at)
+)
 
 
 class Receiving:
@@ -48,12 +55,7 @@ class Receiving:
         row, self._row = self._row, None
         async with self._database.transaction() as transaction:
             if row is not None and 0 <= now - row[1] <= self._patience:
-                moved = await transaction.execute(
-                    update(receiving)
-                    .where(receiving.c.process_id == self._process, receiving.c.from_at == row[0])
-                    .values(to_at=now)
-                    .returning(receiving.c.to_at)
-                )
+                moved = await transaction.execute(_GO_ON, {"process": self._process, "since": row[0], "to_at": now})
                 since = row[0] if moved.one_or_none() is not None else None
             else:
                 since = None

@@ -1,7 +1,7 @@
 """Reading bodies: bounded while they stream, decoded with all digits, validated strictly."""
 
+import json
 import re
-from copy import deepcopy
 from functools import cache
 from tempfile import SpooledTemporaryFile
 from typing import Annotated, Any, Final
@@ -63,14 +63,14 @@ def _too_large(limit: int) -> Problem:
 
 def takes(kind: type[Document]) -> dict[str, Any]:
     """What the generated API document says about the body of a call that takes a document of ``kind``."""
-    # The framework may write into what it is given.
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": deepcopy(_schema(kind))}}}}
+    # Read anew each time: the framework may write into what it is given.
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": json.loads(_schema(kind))}}}}
 
 
 @cache
-def _schema(kind: type[Document]) -> Any:
+def _schema(kind: type[Document]) -> str:
     schema = kind.model_json_schema()
-    return _inline(schema, schema.pop("$defs", {}))
+    return json.dumps(_inline(schema, schema.pop("$defs", {})))
 
 
 def _inline(schema: Any, definitions: dict[str, Any]) -> Any:

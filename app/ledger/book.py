@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, insert, update
+from sqlalchemy import BindParameter, Row, bindparam, insert, update
 
 from app.core.account import Account, Hold
 from app.core.alerts import Level, Signal, level_of, signals
@@ -43,6 +43,9 @@ from app.ledger.rows import (
 )
 from app.ports.ids import Ids
 
+_MINE: Final[BindParameter[Any]] = bindparam("mine")
+_CHANGE_ACCOUNT: Final = update(accounts).where(accounts.c.account_id == _MINE)
+_CHANGE_GRANT: Final = update(grants).where(grants.c.account_id == _MINE, grants.c.id == bindparam("grant"))
 _ENTRY_COLUMNS: Final = (
     "id",
     "seq",
@@ -188,20 +191,20 @@ class Book:
         if written or account.hold_changes or self._limit_change is not None:
             head["last_change_at"] = self.booked_at
         await self._transaction.execute(
-            update(accounts)
-            .where(accounts.c.account_id == self.account_id)
-            .values(
-                balance=account.balance,
-                debt=account.debt,
-                held=account.held,
-                credit_limit=account.credit_limit,
-                next_due_at=account.next_due_at,
-                event_seq=event_seq,
-                hold_seq=hold_seq,
-                alert_level=level,
+            _CHANGE_ACCOUNT,
+            {
+                "mine": self.account_id,
+                "balance": account.balance,
+                "debt": account.debt,
+                "held": account.held,
+                "credit_limit": account.credit_limit,
+                "next_due_at": account.next_due_at,
+                "event_seq": event_seq,
+                "hold_seq": hold_seq,
+                "alert_level": level,
                 **self._changed,
                 **head,
-            )
+            },
         )
         return {entry.natural_key: entry.id for entry, _ in written}
 
@@ -293,14 +296,15 @@ class Book:
             after = self.account.grants[grant_id]
             if after != before:
                 await self._transaction.execute(
-                    update(grants)
-                    .where(grants.c.account_id == self.account_id, grants.c.id == grant_id)
-                    .values(
-                        remaining=after.remaining,
-                        held=after.held,
-                        state=after.state.value,
-                        announced=after.announced,
-                    )
+                    _CHANGE_GRANT,
+                    {
+                        "mine": self.account_id,
+                        "grant": grant_id,
+                        "remaining": after.remaining,
+                        "held": after.held,
+                        "state": after.state.value,
+                        "announced": after.announced,
+                    },
                 )
 
     async def _write_entries(self, written: Sequence[tuple[Entry, bytes]]) -> None:

@@ -28,11 +28,12 @@ class Controls:
     expiring_before: Micros
 
 
+_CONTROLS: Final = select(settings.c.name, settings.c.value).where(settings.c.name.in_([_STARTS, _ALERTS]))
+
+
 async def load_controls(transaction: Transaction) -> Controls:
     """The controls in force; the defaults where nobody set them."""
-    rows = await transaction.execute(
-        select(settings.c.name, settings.c.value).where(settings.c.name.in_([_STARTS, _ALERTS]))
-    )
+    rows = await transaction.execute(_CONTROLS)
     stored: dict[str, Any] = {row.name: row.value for row in rows}
     alerts = stored.get(_ALERTS, {})
     return Controls(

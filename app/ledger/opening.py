@@ -5,10 +5,10 @@ other.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, select
+from sqlalchemy import Row, bindparam, select
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from app.core.account import Account
@@ -28,6 +28,8 @@ from app.ledger.rows import (
     terms_document,
 )
 
+_LOCKED: Final = select(accounts).where(accounts.c.account_id == bindparam("mine")).with_for_update()
+
 
 async def open_book(
     transaction: Transaction,
@@ -42,9 +44,7 @@ async def open_book(
 
     ``correcting``: a session whose charge may be given back, so its debits are read and the grants that paid them.
     """
-    row = (
-        await transaction.execute(select(accounts).where(accounts.c.account_id == account_id).with_for_update())
-    ).one_or_none()
+    row = (await transaction.execute(_LOCKED, {"mine": account_id})).one_or_none()
     if row is None:
         return None
     debits = [] if correcting is None else await paid_debits(transaction, account_id, correcting)

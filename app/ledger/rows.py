@@ -6,7 +6,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import structlog
-from sqlalchemy import Row, case, func, select
+from sqlalchemy import BindParameter, Row, bindparam, case, func, select
 
 from app.core.account import BrokenLedger, Hold
 from app.core.chain import grant_mac
@@ -19,6 +19,24 @@ from app.db.tables import entries, funding, grants, hold_lines, holds, limit_cha
 from app.ledger.keys import LedgerKeys
 
 _DEBTS_AT_ONCE: Final = 200
+_MINE: Final[BindParameter[Any]] = bindparam("mine")
+_GRANTS: Final = select(
+    # Without what clients keep with them: it decides nothing, and may be some kilobytes each.
+    *(column for column in grants.c if column is not grants.c.metadata)
+).where(grants.c.account_id == _MINE)
+_REMAINS: Final = grants.c.remaining > 0
+_REMAINING_GRANTS: Final = _GRANTS.where(_REMAINS)
+_HOLD: Final = select(holds.c.changes, holds.c.state).where(
+    holds.c.account_id == _MINE, holds.c.session_id == bindparam("session")
+)
+_HOLD_LINES: Final = (
+    select(hold_lines.c.grant_id, hold_lines.c.amount)
+    .where(hold_lines.c.account_id == _MINE, hold_lines.c.session_id == bindparam("session"))
+    .order_by(hold_lines.c.line)
+)
+_CREDIT_RESERVED: Final = select(func.coalesce(func.sum(hold_lines.c.amount), 0)).where(
+    hold_lines.c.account_id == _MINE, hold_lines.c.grant_id.is_(None), hold_lines.c.amount > 0
+)
 
 log = structlog.get_logger(__name__)
 
@@ -32,12 +50,8 @@ async def loaded_grants(
     opened again, never becomes credits. ``keys`` null: signatures are not looked at. (Grants that are effective are
     covered by the chain.)
     """
-    wanted = grants.c.remaining > 0
-    if besides:
-        wanted |= grants.c.id.in_(besides)
-    # Without what clients keep with them: it decides nothing, and may be some kilobytes each.
-    columns = [column for column in grants.c if column is not grants.c.metadata]
-    rows = (await transaction.execute(select(*columns).where(grants.c.account_id == account_id, wanted))).all()
+    wanted = _GRANTS.where(_REMAINS | grants.c.id.in_(besides)) if besides else _REMAINING_GRANTS
+    rows = (await transaction.execute(wanted, {"mine": account_id})).all()
     coming = [row for row in rows if row.state == GrantState.SCHEDULED.value]
     if not coming:
         return list(rows)
@@ -95,28 +109,16 @@ def terms_document(grant: Grant, cost_basis: int | None, reference: str | None) 
 
 
 async def hold_of(transaction: Transaction, account_id: UUID, session_id: UUID) -> Hold | None:
-    row = (
-        await transaction.execute(
-            select(holds.c.changes, holds.c.state).where(
-                holds.c.account_id == account_id, holds.c.session_id == session_id
-            )
-        )
-    ).one_or_none()
+    key = {"mine": account_id, "session": session_id}
+    row = (await transaction.execute(_HOLD, key)).one_or_none()
     if row is None:
         return None
-    lines = await transaction.execute(
-        select(hold_lines.c.grant_id, hold_lines.c.amount)
-        .where(hold_lines.c.account_id == account_id, hold_lines.c.session_id == session_id)
-        .order_by(hold_lines.c.line)
-    )
+    lines = await transaction.execute(_HOLD_LINES, key)
     return Hold(tuple(Line(line.grant_id, line.amount) for line in lines), row.changes, row.state)
 
 
 async def credit_reserved(transaction: Transaction, account_id: UUID) -> MicroCredits:
-    statement = select(func.coalesce(func.sum(hold_lines.c.amount), 0)).where(
-        hold_lines.c.account_id == account_id, hold_lines.c.grant_id.is_(None), hold_lines.c.amount > 0
-    )
-    return MicroCredits(int((await transaction.execute(statement)).scalar_one()))
+    return MicroCredits(int((await transaction.execute(_CREDIT_RESERVED, {"mine": account_id})).scalar_one()))
 
 
 async def last_limit_change(transaction: Transaction, account_id: UUID) -> int:

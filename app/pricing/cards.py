@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, func, insert, select
+from sqlalchemy import Row, bindparam, func, insert, select
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.dialects.postgresql import insert as upsert
 
@@ -19,6 +19,14 @@ from app.ports.ids import Ids
 
 DEFAULT_NAME: Final = "default"
 _ENUMS: Final[Mapping[str, type[Enum]]] = {"scope": Scope, "rounding": RoundingMode, "charge_from": ChargeFrom}
+
+_BY_ID: Final = select(rate_cards).where(rate_cards.c.id == bindparam("card"))
+_IN_FORCE: Final = (
+    select(rate_cards)
+    .where(rate_cards.c.name == bindparam("called"), rate_cards.c.effective_at <= bindparam("now"))
+    .order_by(rate_cards.c.effective_at.desc(), rate_cards.c.version.desc())
+    .limit(1)
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +87,7 @@ async def publish(
 
 
 async def card_by_id(transaction: Transaction, card_id: UUID) -> StoredCard | None:
-    row = (await transaction.execute(select(rate_cards).where(rate_cards.c.id == card_id))).one_or_none()
+    row = (await transaction.execute(_BY_ID, {"card": card_id})).one_or_none()
     return None if row is None else stored_card(row)
 
 
@@ -99,13 +107,7 @@ async def find_card(transaction: Transaction, text: str, now: Instant) -> Stored
     card_id = parse_reference_id(Kind.RATE_CARD, text)
     if card_id is not None:
         return await card_by_id(transaction, card_id)
-    in_force = (
-        select(rate_cards)
-        .where(rate_cards.c.name == text, rate_cards.c.effective_at <= now)
-        .order_by(rate_cards.c.effective_at.desc(), rate_cards.c.version.desc())
-        .limit(1)
-    )
-    row = (await transaction.execute(in_force)).one_or_none()
+    row = (await transaction.execute(_IN_FORCE, {"called": text, "now": now})).one_or_none()
     return None if row is None else stored_card(row)
 
 

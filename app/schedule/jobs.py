@@ -7,7 +7,7 @@ stalls past its lease.
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from sqlalchemy import or_, update
+from sqlalchemy import bindparam, or_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from app.core.units import US_PER_S, Instant, Micros
@@ -19,6 +19,28 @@ from app.ports.ids import Ids
 
 LEASE: Final = Micros(60 * US_PER_S)
 """A job whose process died is taken over after this."""
+
+_KNOWN: Final = upsert(job_leases).on_conflict_do_nothing()
+_TAKE: Final = (
+    update(job_leases)
+    .where(
+        job_leases.c.job == bindparam("of"),
+        or_(
+            job_leases.c.leased_until.is_(None),
+            job_leases.c.leased_until < bindparam("now"),
+            # Leased for longer than a lease lasts: by a clock that was set back.
+            job_leases.c.leased_until > bindparam("longest"),
+        ),
+        # A next run further off than the interval was set by a clock that ran ahead of ours.
+        or_(job_leases.c.next_run_at <= bindparam("now"), job_leases.c.next_run_at > bindparam("latest")),
+    )
+    .returning(job_leases.c.job)
+)
+_RELEASE: Final = (
+    update(job_leases)
+    .where(job_leases.c.job == bindparam("of"), job_leases.c.token == bindparam("ours"))
+    .values(token=None, leased_until=None)
+)
 
 
 class Jobs:
@@ -34,26 +56,16 @@ class Jobs:
         now = self._clock.now()
         token = self._ids.new()
         async with self._database.transaction() as transaction:
-            await transaction.execute(upsert(job_leases).values(job=job, next_run_at=now).on_conflict_do_nothing())
-            # Leased for longer than a lease lasts, or due later than after the interval: by a clock that was set back.
-            set_back = job_leases.c.leased_until > now + LEASE + CLOCK_MARGIN
-            free = or_(job_leases.c.leased_until.is_(None), job_leases.c.leased_until < now, set_back)
-            due = or_(job_leases.c.next_run_at <= now, job_leases.c.next_run_at > now + every)
-            taken = await transaction.execute(
-                update(job_leases)
-                .where(job_leases.c.job == job, free, due)
-                .values(token=token, leased_until=now + LEASE, next_run_at=Instant(now + every))
-                .returning(job_leases.c.job)
-            )
+            await transaction.execute(_KNOWN, {"job": job, "next_run_at": now})
+            next_run_at = Instant(now + every)
+            lease = {"token": token, "leased_until": now + LEASE, "next_run_at": next_run_at}
+            bounds = {"now": now, "longest": now + LEASE + CLOCK_MARGIN, "latest": next_run_at}
+            taken = await transaction.execute(_TAKE, {"of": job, **bounds, **lease})
             if taken.one_or_none() is None:
                 return False
         try:
             await work()
         finally:
             async with self._database.transaction() as transaction:
-                await transaction.execute(
-                    update(job_leases)
-                    .where(job_leases.c.job == job, job_leases.c.token == token)
-                    .values(token=None, leased_until=None)
-                )
+                await transaction.execute(_RELEASE, {"of": job, "ours": token})
         return True

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, Select, insert, select, update
+from sqlalchemy import Row, bindparam, insert, select, update
 
 from app.core.ids import AccountThing, Kind, public_id
 from app.core.lifecycle import State, step
@@ -70,6 +70,11 @@ class Session:
 
 SESSION_COLUMNS: Final = [sessions.c[column.name] for column in fields(Session)]
 
+_SESSION: Final = select(*SESSION_COLUMNS).where(
+    sessions.c.account_id == bindparam("of"), sessions.c.id == bindparam("session")
+)
+_LOCKED: Final = _SESSION.with_for_update()
+
 
 def session_of(row: Row[Any]) -> Session:
     """The session in a row that holds :data:`SESSION_COLUMNS`."""
@@ -82,10 +87,8 @@ def session_of(row: Row[Any]) -> Session:
 
 async def load_session(transaction: Transaction, key: AccountThing, *, lock: bool = False) -> Session | None:
     """The session; locked if asked for, after its account."""
-    statement: Select[Any] = select(*SESSION_COLUMNS).where(
-        sessions.c.account_id == key.account_id, sessions.c.id == key.id
-    )
-    row = (await transaction.execute(statement.with_for_update() if lock else statement)).one_or_none()
+    found = await transaction.execute(_LOCKED if lock else _SESSION, {"of": key.account_id, "session": key.id})
+    row = found.one_or_none()
     return None if row is None else session_of(row)
 
 

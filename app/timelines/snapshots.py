@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Final
 
-from sqlalchemy import insert, select
+from sqlalchemy import bindparam, insert, select
 
 from app.core.alignment import Pull
 from app.core.ids import AccountThing
@@ -34,18 +34,20 @@ class Snapshot:
     values: tuple[Any, ...]
 
 
+_SNAPSHOTS: Final = (
+    select(snapshots)
+    .where(snapshots.c.account_id == bindparam("of"), snapshots.c.session_id == bindparam("session"))
+    .order_by(snapshots.c.n)
+)
+
+
 async def load_snapshots(transaction: Transaction, session: AccountThing, up_to: int | None = None) -> list[Snapshot]:
     """All snapshots of a session in the order of their numbers, at most up to number ``up_to``."""
-    statement = (
-        select(snapshots)
-        .where(snapshots.c.account_id == session.account_id, snapshots.c.session_id == session.id)
-        .order_by(snapshots.c.n)
-    )
-    if up_to is not None:
-        statement = statement.where(snapshots.c.n <= up_to)
+    statement = _SNAPSHOTS if up_to is None else _SNAPSHOTS.where(snapshots.c.n <= up_to)
+    key = {"of": session.account_id, "session": session.id}
     found: list[Snapshot] = []
     values: tuple[Any, ...] = ()
-    for row in await transaction.execute(statement):
+    for row in await transaction.execute(statement, key):
         values = values[: row.shared_values] + _unpack(row.other_values)
         pull = Pull(row.requested_at, row.received_at, row.timeline, row.speech)
         found.append(Snapshot(row.n, pull, values))

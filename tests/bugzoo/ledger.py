@@ -248,9 +248,8 @@ BUGS: Final = (
         patches=(
             Patch(
                 "app.ledger.opening",
-                "        await transaction.execute(select(accounts).where(accounts.c.account_id == account_id)"
-                ".with_for_update())\n",
-                "        await transaction.execute(select(accounts).where(accounts.c.account_id == account_id))\n",
+                'select(accounts).where(accounts.c.account_id == bindparam("mine")).with_for_update()\n',
+                'select(accounts).where(accounts.c.account_id == bindparam("mine"))\n',
             ),
         ),
         found_by=Run(Layer.TURNSTILE, only=("void/start",)),

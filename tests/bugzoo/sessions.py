@@ -328,8 +328,16 @@ BUGS: Final = (
             Patch(
                 "app.budget",
                 """\
-                provider_budget.c.next_at == seen.next_at,
-                provider_budget.c.blocked_until.is_not_distinct_from(seen.blocked_until),
+        provider_budget.c.next_at == bindparam("seen_next_at"),
+        provider_budget.c.blocked_until.is_not_distinct_from(bindparam("seen_blocked_until")),
+""",
+                "",
+            ),
+            Patch(
+                "app.budget",
+                """\
+                "seen_next_at": seen.next_at,
+                "seen_blocked_until": seen.blocked_until,
 """,
                 "",
             ),

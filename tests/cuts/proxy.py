@@ -98,7 +98,7 @@ class _Line:
     def _ends_here(self) -> bool:
         """Whether running the statement at hand commits something that was written."""
         words = self._statement.strip().upper().split(None, 1)
-        verb = words[0] if words else b""
+        verb = words[0].rstrip(b";") if words else b""
         writes = verb in {b"INSERT", b"UPDATE", b"DELETE"} or b"FOR UPDATE" in self._statement.upper()
         if not self._in_transaction and verb != b"BEGIN":
             return writes

@@ -17,7 +17,7 @@ POINTS: Final = (
 )  # fmt: skip
 """Transactions in which something can happen: the operation, and the how manieth of it."""
 
-HIDDEN: Final = ("boot/2", "boot/4", "pull/1", "pull/2", "receiving/1", "slice/1", "end/1")
+HIDDEN: Final = ("boot/1", "boot/3", "pull/1", "pull/2", "receiving/1", "slice/1", "end/1")
 """Further ones, in which something happens now and then. Of each some way or other must have happened."""
 
 AMBUSHES: Final = tuple((point, kind) for point in POINTS for kind in TRAPS)

@@ -54,11 +54,34 @@ class Compiled:
             self._dialect = engine.dialect
         engine.dialect = engine.pool._dialect = self._dialect
         engine._compiled_cache = self._cache
+        # The connection used last: its backend has read the catalogs of this world's database.
+        engine.pool._pool.use_lifo = True
 
 
 COMPILED: Final = Compiled()
 
 _dependant_plainly = routing._build_dependant_with_parameterless_dependencies
+_TOLD_BY_CODE: Final = (
+    "_is_gen_callable",
+    "_is_async_gen_callable",
+    "get_typed_return_annotation",
+    "_extract_endpoint_context",
+)
+"""What the framework reads of a function and finds in its code: its kind, what it returns, where it is written."""
+
+
+def _once_by_code(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    known: dict[CodeType, Any] = {}
+
+    def look(call: Any) -> Any:
+        code = getattr(call, "__code__", None)
+        if code is None:
+            return read(call)
+        if code not in known:
+            known[code] = read(call)
+        return known[code]
+
+    return look
 
 
 @contextmanager
@@ -67,6 +90,7 @@ def signatures_read_once() -> Iterator[None]:
 
     What was read is the same but for whom it calls: each process's routes close over that process.
     """
+    plain = {name: getattr(routing, name) for name in _TOLD_BY_CODE}
     read: dict[tuple[str, CodeType, int], tuple[Any, Any, Any]] = {}
 
     def build(*, path: str, call: Callable[..., Any], dependencies: Sequence[Any]) -> tuple[Any, Any, Any]:
@@ -82,10 +106,14 @@ def signatures_read_once() -> Iterator[None]:
         return replace(dependant, call=call, dependencies=[*before, *own]), body_params, embedded
 
     routing._build_dependant_with_parameterless_dependencies = build
+    for name, read_plainly in plain.items():
+        setattr(routing, name, _once_by_code(read_plainly))
     try:
         yield
     finally:
         routing._build_dependant_with_parameterless_dependencies = _dependant_plainly
+        for name, read_plainly in plain.items():
+            setattr(routing, name, read_plainly)
 
 
 class Process:
@@ -107,7 +135,8 @@ class Process:
         self.life = Life(name, traps)
         self._context = copy_context()
         self._context.run(LIFE.set, self.life)
-        self._tasks: set[asyncio.Task[Any]] = set()
+        # In the order in which they began: that of a set would be another each time.
+        self._tasks: dict[asyncio.Task[Any], None] = {}
         randomness = SeededRandomness(0, seed)
         self.service = Service(
             settings, url, clock=clock, randomness=randomness, transport=provider, report_every=report_every
@@ -147,8 +176,8 @@ class Process:
             return await work()
 
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(_quiet(within()), context=self._context.copy())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = None
+        task.add_done_callback(self._tasks.pop)
         done = await asyncio.shield(_outcome(task))
         if self.life.ended():
             await self.die()

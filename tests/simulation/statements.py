@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import pq, waiting
@@ -26,6 +26,9 @@ RECEIVING: Final = "receiving"
 
 UNSEEN: Final = frozenset({SLICE, RECEIVING})
 """They commit often, and change nothing that the auditor reads."""
+
+LOOKS: Final = ("select ", "show ")
+"""How a statement begins that is alone and only reads: the pool looks so at a server that it does not know yet."""
 
 TRAPS: Final = ("dies before", "dies after", "cut before", "cut after", "stalls before")
 
@@ -43,7 +46,8 @@ class Life:
     dead: bool = False
     """Ask :meth:`ended`: it changes while others wait."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
-    connections: WeakSet[psycopg.AsyncConnection[Any]] = field(default_factory=WeakSet)
+    connections: WeakKeyDictionary[psycopg.AsyncConnection[Any], bool] = field(default_factory=WeakKeyDictionary)
+    """Those that it has used, and whether the transaction of each only reads."""
 
     def ended(self) -> bool:
         return self.dead
@@ -120,14 +124,21 @@ async def _wait(
     if life.ended():
         self.pgconn.finish()
         raise Died
-    life.connections.add(self)
     operation = OPERATION.get()
-    # The pool rolls back what is not there, and connections are told that they only read: nothing begins with these.
+    # The pool rolls back what is not there: nothing begins with that.
     executes = gen.__name__.startswith("_execute")
-    begins = executes and self.pgconn.transaction_status == pq.TransactionStatus.IDLE
-    if begins and operation is not None and not self.read_only:
+    begins = alone = False
+    if executes and self.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+        query = str(gen.gi_frame.f_locals["query"]).lstrip()
+        reads = "READ ONLY" in query if query.startswith("BEGIN") else query.startswith(LOOKS)
+        life.connections[self] = reads
+        begins = not reads
+        alone = begins and not query.startswith("BEGIN")
+    else:
+        life.connections.setdefault(self, False)
+    if begins and operation is not None:
         # The writer of heartbeats goes on for ever; each of its statements is the first again.
-        operation.transactions = 1 if self.autocommit else operation.transactions + 1
+        operation.transactions = 1 if alone else operation.transactions + 1
         life.traps.seen[operation.point] += 1
         if life.traps.strikes(operation.point, "stalls before"):
             # No lock is held yet, so that only this process stands still.
@@ -138,7 +149,7 @@ async def _wait(
     if life.traps.down:
         life.traps.fired["database down"] += 1
         raise _lose(self)
-    if begins and self.autocommit:
+    if alone:
         # One statement that is its own transaction.
         return await _around_commit(self, life, operation, lambda: _blocking(self, gen, interval))
     return _blocking(self, gen, interval)
@@ -172,7 +183,8 @@ async def _around_commit(
 
 async def _commit(self: psycopg.AsyncConnection[Any]) -> None:
     life = LIFE.get()
-    if life is None or self.read_only or self.pgconn.transaction_status == pq.TransactionStatus.IDLE:
+    reads = life is not None and life.connections.get(self, False)
+    if life is None or reads or self.pgconn.transaction_status == pq.TransactionStatus.IDLE:
         await _commit_plainly(self)
         return
     if life.ended():

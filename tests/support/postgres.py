@@ -19,6 +19,7 @@ import itertools
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -40,6 +41,9 @@ MIGRATE_LIMIT_S: Final = 300
 
 MEMORY_BYTES: Final = 2_000_000_000
 """The least room in memory for a server of the tests: WAL, and 8 MB for each of some dozens of databases."""
+
+GONE_TRIES: Final = 20
+"""So many milliseconds closed sessions have to be gone by themselves before their database is dropped under them."""
 
 _MEMORY: Final = Path("/dev/shm")
 _LOCK_KEY: Final = 7_041_776
@@ -199,4 +203,10 @@ def _drop_unused_template(connection: psycopg.Connection, prefix: str, template:
 
 
 def _drop(connection: psycopg.Connection, name: str) -> None:
+    # Sessions that were just closed are gone in a moment; the server itself would look again after 50 ms only.
+    inside = "SELECT 1 FROM pg_stat_activity WHERE datname = %s"
+    for _ in range(GONE_TRIES):
+        if connection.execute(inside, (name,)).fetchone() is None:
+            break
+        time.sleep(0.001)
     connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))

@@ -19,7 +19,7 @@ _NAMES: Final = re.compile(rf"(?<![.\w])({'|'.join(sorted(TABLES, key=len, rever
 _INSERT: Final = re.compile(r"\s*INSERT INTO (\w+)\s*\(([^)]*)\)", re.IGNORECASE)
 _UPDATE: Final = re.compile(r"\s*UPDATE (\w+) SET (.*?)(?: WHERE |\s+RETURNING |$)", re.IGNORECASE | re.DOTALL)
 _SELECT: Final = re.compile(r"\s*SELECT\b", re.IGNORECASE)
-_SETTINGS: Final = re.compile(r"\s*select set_config\('(lock_timeout|statement_timeout)'", re.IGNORECASE)
+_BEGIN: Final = re.compile(r"BEGIN\b([^;]*)(; SET LOCAL (lock|statement)_timeout = \d+)*$")
 _MARK: Final = re.compile(r"\s*(SAVEPOINT|RELEASE SAVEPOINT|ROLLBACK TO SAVEPOINT) (\w+)\s*$", re.IGNORECASE)
 _EQUALS: Final = re.compile(r"\b(\w+)\.(\w+) = %\((\w+)\)s")
 
@@ -37,12 +37,14 @@ class Statement:
     exact: Row | None = None
     mark: tuple[str, str] | None = None
     """``SAVEPOINT`` and its like, and its name."""
+    begins: bool = False
+    """It begins a transaction, and sees nothing yet."""
 
 
 def read_statement(text: str, parameters: Parameters) -> Statement:
     """What a statement touches by itself."""
-    if _SETTINGS.match(text):
-        return Statement(NOTHING)
+    if _BEGIN.match(text):
+        return Statement(NOTHING, begins=True)
     mark = _MARK.match(text)
     if mark is not None:
         return Statement(NOTHING, mark=(mark[1].upper(), mark[2]))
@@ -148,6 +150,8 @@ class OpenTransaction:
         touch = statement.touch
         if touch.anything:
             return touch
+        if statement.begins:
+            return NOTHING
         if self.snapshot_kept:
             return Touch(snapshot=True) if not self.begun else Touch(shares=touch.shares, locks=touch.locks)
         if statement.mark is not None and statement.mark[0] == "ROLLBACK TO SAVEPOINT":
@@ -158,6 +162,8 @@ class OpenTransaction:
 
     def after(self, statement: Statement, *, rows: int, writes: bool) -> None:
         """The statement was run and found or changed so many rows."""
+        if statement.begins:
+            return
         self.begun = True
         if statement.mark is not None:
             kind, name = statement.mark
@@ -187,3 +193,9 @@ class OpenTransaction:
 
 def writes(text: str) -> bool:
     return _SELECT.match(text) is None
+
+
+def keeps_snapshot(text: str) -> bool:
+    """Whether it begins a transaction in which all statements read as of the first one."""
+    begin = _BEGIN.match(text)
+    return begin is not None and "REPEATABLE READ" in begin[1]

@@ -16,10 +16,16 @@ from unittest.mock import patch
 import psycopg
 from psycopg import AsyncConnection, AsyncCursor
 from psycopg.pq import TransactionStatus
-from sqlalchemy import text as sql_text
 
 from app.db import database as database_module
-from tests.turnstile.footprints import OpenTransaction, Parameters, Statement, read_statement, writes
+from tests.turnstile.footprints import (
+    OpenTransaction,
+    Parameters,
+    Statement,
+    keeps_snapshot,
+    read_statement,
+    writes,
+)
 from tests.turnstile.touches import NOTHING, Row, Touch
 
 LOCK_TIMEOUT_MS: Final = 60_000
@@ -76,12 +82,11 @@ class Actor:
         self.stand = Stand.RUNNING
         self.step.passed.set_result(None)
 
-    def transaction(self, connection: AsyncConnection[Any]) -> OpenTransaction:
-        """The open transaction of a connection; a new one if it is in none."""
+    def transaction(self, connection: AsyncConnection[Any], text: str = "") -> OpenTransaction:
+        """The open transaction of a connection; a new one, as ``text`` begins it, if it is in none."""
         pid = connection.info.backend_pid
         if connection.info.transaction_status is TransactionStatus.IDLE:
-            kept = connection.isolation_level is not None and connection.isolation_level.name != "READ_COMMITTED"
-            self.transactions[pid] = OpenTransaction(snapshot_kept=kept)
+            self.transactions[pid] = OpenTransaction(snapshot_kept=keeps_snapshot(text))
         return self.transactions.setdefault(pid, OpenTransaction())
 
 
@@ -95,9 +100,8 @@ _rollback = AsyncConnection.rollback
 @contextmanager
 def gates() -> Iterator[None]:
     """Put up the gates; actors that are not ``active``, and whoever is no actor, pass as if there were none."""
-    limits = str(database_module._LIMITS).replace(f"'{database_module.LOCK_TIMEOUT_MS}'", f"'{LOCK_TIMEOUT_MS}'")
     with (
-        patch.object(database_module, "_LIMITS", sql_text(limits)),
+        patch.object(database_module, "LOCK_TIMEOUT_MS", LOCK_TIMEOUT_MS),
         patch.object(AsyncCursor, "execute", _gated_execute),
         patch.object(AsyncCursor, "executemany", _gated_executemany),
         patch.object(AsyncConnection, "commit", _gated_commit),
@@ -128,10 +132,11 @@ async def _gated_executemany(self: AsyncCursor[Any], query: Any, params_seq: Any
 
 async def _statement(actor: Actor, cursor: AsyncCursor[Any], text: str, parameters: Parameters, run: Any) -> Any:
     connection: AsyncConnection[Any] = cursor.connection
-    transaction = actor.transaction(connection)
+    alone = connection.info.transaction_status is TransactionStatus.IDLE
+    transaction = actor.transaction(connection, text)
     statement = read_statement(text, parameters)
     touch = transaction.before(statement)
-    if connection.autocommit:
+    if alone and not statement.begins:
         touch = _at_once(statement)
     step = await actor.arrive(_shown(text), touch, connection.info.backend_pid)
     try:

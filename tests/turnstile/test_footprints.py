@@ -9,8 +9,9 @@ from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.engine import make_url
 from sqlalchemy.sql import ClauseElement
 
+from app.db.database import _READING, _begin
 from app.db.tables import accounts, entries, funding, grants, idempotency, sessions
-from tests.turnstile.footprints import OpenTransaction, Statement, read_statement
+from tests.turnstile.footprints import OpenTransaction, Statement, keeps_snapshot, read_statement
 from tests.turnstile.touches import ANYTHING, NOTHING, Row, Touch, dependent
 
 MINE = UUID(int=1)
@@ -86,8 +87,12 @@ def test_what_is_not_understood_touches_anything(text: str) -> None:
     assert read_statement(text, None).touch == ANYTHING
 
 
-def test_settings_and_marks_touch_nothing() -> None:
-    assert read_statement("select set_config('lock_timeout', '5', true)", None).touch == NOTHING
+def test_beginnings_and_marks_touch_nothing() -> None:
+    begin = read_statement(_begin("", 5), None)
+    assert begin.begins
+    assert begin.touch == NOTHING
+    assert read_statement("BEGIN; SET LOCAL lock_timeout = 5; delete from accounts", None).touch == ANYTHING
+    assert [keeps_snapshot(_begin(mode, 5)) for mode in ("", _READING)] == [False, True]
     assert read_statement("SAVEPOINT sa_savepoint_1", None).touch == NOTHING
 
 
@@ -133,7 +138,8 @@ def test_going_back_to_a_savepoint_lets_go() -> None:
 
 def test_a_transaction_that_sees_one_state_reads_all_of_it_at_once() -> None:
     transaction = OpenTransaction(snapshot_kept=True)
-    first = run(transaction, read_statement("select set_config('lock_timeout', '5', true)", None), writes=False)
+    assert run(transaction, read_statement(_begin(_READING, 5), None)) == NOTHING, "it is seen when it is first read"
+    first = run(transaction, read(select(grants)), writes=False)
     assert first == Touch(snapshot=True)
     assert run(transaction, read(select(grants)), writes=False) == NOTHING
     assert dependent(first, Touch(publishes=rows("grants")))

@@ -6,14 +6,15 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import Select
 from structlog.testing import capture_logs
 
 from tests.support.postgres import WorkerDatabases
 from tests.turnstile import __main__ as command_line
+from tests.turnstile import gate
 from tests.turnstile.acts import Act, funded, nothing
 from tests.turnstile.controller import GatedRun, Told
 from tests.turnstile.explorer import Event, explore, trace_of
@@ -209,8 +210,14 @@ def test_the_command_prints_a_table(command: Callable[..., int], capsys: pytest.
 def test_the_command_finds_a_service_without_row_locks(
     command: Callable[..., int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    execute = gate._gated_execute
+
+    async def without_locks(cursor: Any, query: Any, *given: Any, **options: Any) -> Any:
+        text = query.replace(" FOR UPDATE", "") if isinstance(query, str) else query
+        return await execute(cursor, text, *given, **options)
+
     with monkeypatch.context() as planted, capture_logs():
-        planted.setattr(Select, "with_for_update", lambda self, **_: self)
+        planted.setattr(gate, "_gated_execute", without_locks)
         assert command("--pair", "start/start") == 1
         out = capsys.readouterr().out
         found = re.search(r"make turnstile PAIR=start/start SCHEDULE=(\S+)", out)
