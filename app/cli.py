@@ -135,7 +135,8 @@ def explain(
 
     async def read(database: Database) -> dict[str, Any]:
         async with database.reading() as transaction:
-            return await charge_document(transaction, key, outages)
+            window = settings.rerate_window_s
+            return await charge_document(transaction, key, outages, now=clock.now(), rerate_window=window)
 
     _show(with_database(settings, read, existing=True), as_json=as_json)
 

@@ -30,6 +30,7 @@ class Code:
 INVALID_REQUEST: Final = Code("invalid-request", 422, "The request is not valid")
 INVALID_JSON: Final = Code("invalid-json", 422, "The body is not valid JSON")
 UNAUTHORIZED: Final = Code("unauthorized", 401, "A valid key is required")
+FORBIDDEN: Final = Code("forbidden", 403, "The key does not allow this")
 NOT_FOUND: Final = Code("not-found", 404, "There is nothing here")
 METHOD_NOT_ALLOWED: Final = Code("method-not-allowed", 405, "This method is not allowed here")
 MALFORMED_REQUEST: Final = Code("malformed-request", 400, "This is no HTTP request")

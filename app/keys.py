@@ -16,6 +16,7 @@ class Purpose(StrEnum):
     WEBHOOK = "webhook"
     SEALING = "sealing"
     LEDGER = "ledger"
+    USER_TOKEN = "user-token"  # noqa: S105 - the purpose's name
 
 
 KEY_ID_SIZE = 4

@@ -2,14 +2,27 @@
 
 import logging
 import sys
+from contextvars import ContextVar
+from typing import Any
 
 import structlog
+
+current_request: ContextVar[str | None] = ContextVar("current_request", default=None)
+"""The id of the request that is being answered; null in what nobody asked for. It stands in every line."""
+
+
+def _with_request(_logger: Any, _method: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    request_id = current_request.get()
+    if request_id is not None:
+        event["request_id"] = request_id
+    return event
 
 
 def configure_logs(style: str) -> None:
     """Send structured lines to standard error; ``style`` is ``json`` or ``text``."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        _with_request,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),

@@ -2,9 +2,9 @@
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from functools import cached_property
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from functools import cached_property, partial
 from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
 
@@ -16,6 +16,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
+from app.access.authentication import Authentication
+from app.access.issuer import Issuer, IssuerTerms
+from app.access.key_use import WRITE_EVERY_S, KeyUse
+from app.access.routes import access_routes
+from app.access.schemas import ACCESS
+from app.access.user_tokens import UserTokens
 from app.accounts.correction_routes import correction_routes
 from app.accounts.routes import account_routes
 from app.accounts.schemas import ACCOUNTS
@@ -25,7 +31,7 @@ from app.core.ids import AccountThing
 from app.core.units import US_PER_DAY, US_PER_S, Micros, datetime_of
 from app.db.database import Database, DatabaseUnavailable, disagreement
 from app.db.durable import DurableStatements
-from app.errors import INVALID_REQUEST, Problem
+from app.errors import INVALID_REQUEST, UNAVAILABLE, Problem
 from app.finance.routes import finance_routes
 from app.finance.schemas import FINANCE
 from app.gabber import Capabilities, Gabber
@@ -34,15 +40,17 @@ from app.heartbeats.binding import Bindings
 from app.heartbeats.endpoint import PATH, PROBLEMS, HeartbeatEndpoint
 from app.heartbeats.retention import drop_old_ticks
 from app.heartbeats.writer import TickWriter
+from app.http.access import Gate, check_declared, open_to_all
 from app.http.answers import problem_response
 from app.http.api_document import api_document, service_described
-from app.http.auth import Authenticator, actor_of
 from app.http.docs_page import add_document_routes
 from app.http.headers import CrossOrigin, WithHeaders, headers_of
 from app.http.idempotency import purge
 from app.http.parameters import known_parameters
 from app.http.problems import add_problem_handlers
 from app.http.rate_limits import CALLER_BURST_S, WEBHOOK_BURST_S, Meter, RateLimited, per_minute, per_second
+from app.http.request_ids import RequestIds
+from app.http.sealing import Sealing
 from app.keys import KeyRing, Purpose
 from app.ledger.book import LedgerPorts
 from app.ledger.due import post_due
@@ -77,7 +85,8 @@ SLOWEST_WAKE: Final = Micros(US_PER_S)
 FASTEST_WAKE_S: Final = 0.05
 """But no more often than this, in seconds of real time."""
 
-CLOCK_CHECK_S: Final = 10.0
+CLOCK_CHECK_S: Final = 2.0
+SET_BACK_CHECK_S: Final = 60.0
 PURGE_CHECK_S: Final = 60.0
 PURGE_EVERY: Final = Micros(600 * US_PER_S)
 PARTITION_CHECK_S: Final = 3600.0
@@ -90,7 +99,10 @@ RETENTION_EVERY: Final = Micros(3600 * US_PER_S)
 MAX_DISAGREEMENT: Final = Micros(US_PER_S)
 """Our clock may be this far from the database's; further off, the service is not ready."""
 
-DESCRIBED: Final = (SESSIONS, SETTLEMENT, ACCOUNTS, FINANCE, PRICING, service_described(PROBLEMS, PATH))
+DESCRIBED: Final = (SESSIONS, SETTLEMENT, ACCOUNTS, FINANCE, PRICING, ACCESS, service_described(PROBLEMS, PATH))
+
+READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+WRONG_CLOCK: Final = "our clock and the database's disagree; nothing was stored, try again"
 
 log = structlog.get_logger(__name__)
 
@@ -125,6 +137,20 @@ class Service:
         self.database = Database(database_url)
         self.ledger = LedgerPorts(_ledger_keys(settings), ids, CardThresholds(settings.min_session_s))
         self._ids = ids
+        self._randomness = randomness
+        self._sealing = Sealing(KeyRing(secrets, Purpose.SEALING), randomness)
+        self.user_tokens = UserTokens(KeyRing(secrets, Purpose.USER_TOKEN), randomness)
+        self._key_use = KeyUse(self.database)
+        self._issuer = None if (terms := _issuer_terms(settings)) is None else Issuer(terms, self._clock)
+        admin_key = settings.bootstrap_admin_key
+        self._authentication = Authentication(
+            database=self.database,
+            clock=self._clock,
+            bootstrap_admin_key=None if admin_key is None else admin_key.get_secret_value(),
+            user_tokens=self.user_tokens,
+            issuer=self._issuer,
+            key_use=self._key_use,
+        )
         self.permits = permits = permits or ProviderBudget(self.database, self._clock, settings.provider_max_rps)
         gabber = Gabber(
             base_url=settings.gabber_base_url,
@@ -146,7 +172,7 @@ class Service:
             ids=ids,
             randomness=randomness,
             tokens=self.tokens,
-            sealing=KeyRing(secrets, Purpose.SEALING),
+            sealing=self._sealing.keys,
             limits=StartLimits(
                 shortest=settings.min_session_s,
                 longest=settings.max_session_s,
@@ -160,25 +186,28 @@ class Service:
         self._report_every_s = max(FASTEST_WAKE_S, self._clock.real_seconds(report_every))
         self.receiving = Receiving(self.database, self._clock, ids, self._passes_in(self._report_every_s))
         lease = Micros(PULL_DEADLINE_TIMEOUTS * settings.provider_timeout_s + LEASE_MARGIN)
+        limits = ReconcileLimits(
+            reconcile_interval=settings.reconcile_interval_s,
+            settle_delay=settings.settle_delay_s,
+            unconfirmed_ttl=settings.unconfirmed_ttl_s,
+            no_heartbeat_grace=settings.no_heartbeat_grace_s,
+            evidence_wait=settings.evidence_wait_s,
+            review_after=settings.review_after_s,
+            rerate_window=settings.rerate_window_s,
+            goodwill=Micros(settings.goodwill_days * US_PER_DAY),
+        )
+        waits = limits.longest_waits(settings.provider_timeout_s)
+        self._leases = leases = Leases(self.database, self._clock, ids, lease, waits)
         self.reconciler = Reconciler(
             database=self.database,
             ledger=self.ledger,
             gabber=gabber,
             permits=permits,
-            leases=Leases(self.database, self._clock, ids, lease),
+            leases=leases,
             clock=self._clock,
             randomness=randomness,
             receiving=self.receiving,
-            limits=ReconcileLimits(
-                reconcile_interval=settings.reconcile_interval_s,
-                settle_delay=settings.settle_delay_s,
-                unconfirmed_ttl=settings.unconfirmed_ttl_s,
-                no_heartbeat_grace=settings.no_heartbeat_grace_s,
-                evidence_wait=settings.evidence_wait_s,
-                review_after=settings.review_after_s,
-                rerate_window=settings.rerate_window_s,
-                goodwill=Micros(settings.goodwill_days * US_PER_DAY),
-            ),
+            limits=limits,
         )
         self._endings = Endings(database=self.database, ledger=self.ledger, gabber=gabber, clock=self._clock)
         self._writer = TickWriter(DurableStatements(self.database.conninfo))
@@ -197,19 +226,17 @@ class Service:
         self._retention = Micros(settings.tick_retention_days * US_PER_DAY)
         self._rounds: set[asyncio.Task[object]] = set()
         self._disagreement: Micros | None = None
-        self.app: ASGIApp = _Front(heartbeats, self._build_api(settings), settings)
+        self.app: ASGIApp = RequestIds(_Front(heartbeats, self._build_api(settings), settings, self.clock_agrees))
 
     # HTTP
 
     def _build_api(self, settings: Settings) -> FastAPI:
-        admin_key = settings.bootstrap_admin_key
-        authenticated = RateLimited(
-            Authenticator(None if admin_key is None else admin_key.get_secret_value()),
-            actor_of,
+        gate = RateLimited(
+            Gate(self._authentication),
             callers=Meter(per_second(settings.caller_max_rps, CALLER_BURST_S), self._clock),
             failures=Meter(per_minute(settings.failed_auth_max_rpm), self._clock),
         )
-        called = [Depends(authenticated), Depends(known_parameters)]
+        called = [Depends(gate), Depends(known_parameters)]
         # The generated pages load scripts from elsewhere and are open, so they are off; the document itself is closed.
         api = FastAPI(
             title="Talktime",
@@ -222,11 +249,19 @@ class Service:
         )
         for router in (
             session_routes(self.database, self.starts),
-            settlement_routes(self.database, self.reconciler, self._endings, self.receiving),
+            settlement_routes(
+                self.database,
+                self.reconciler,
+                self._endings,
+                self.receiving,
+                self._clock,
+                rerate_window=settings.rerate_window_s,
+            ),
             session_correction_routes(
                 self.database,
                 self.ledger,
                 self._clock,
+                self.reconciler,
                 goodwill=Micros(settings.goodwill_days * US_PER_DAY),
                 rerate_window=settings.rerate_window_s,
             ),
@@ -235,6 +270,14 @@ class Service:
             settings_routes(self.database, self.ledger, self._clock, settings.min_session_s),
             finance_routes(self.database, self._clock),
             pricing_routes(self.database, self._ids, self._clock),
+            access_routes(
+                database=self.database,
+                ids=self._ids,
+                clock=self._clock,
+                randomness=self._randomness,
+                user_tokens=self.user_tokens,
+                sealing=self._sealing,
+            ),
         ):
             api.include_router(router, dependencies=called)
 
@@ -242,15 +285,18 @@ class Service:
         add_document_routes(api, lambda: self.api_document)
 
         @api.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
+        @open_to_all
         async def healthz() -> Response:
             return JSONResponse({"status": "ok"})
 
         @api.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
+        @open_to_all
         async def readyz() -> Response:
             faults = await self.faults()
             return JSONResponse({"status": "unready" if faults else "ready", "faults": faults}, 503 if faults else 200)
 
         add_problem_handlers(api)
+        check_declared(api.routes)
         return api
 
     @cached_property
@@ -264,9 +310,13 @@ class Service:
             faults = await self.database.faults()
         except (DatabaseUnavailable, SQLAlchemyError):
             return ["the database cannot be reached, or holds no schema of ours"]
-        if self._disagreement is not None and abs(self._disagreement) > MAX_DISAGREEMENT:
+        if not self.clock_agrees():
             faults.append("our clock and the database's disagree by more than a second")
         return faults
+
+    def clock_agrees(self) -> bool:
+        """Whether our clock may be gone by: while it is too far from the database's, nothing is stamped or judged."""
+        return self._disagreement is None or abs(self._disagreement) <= MAX_DISAGREEMENT
 
     # Life
 
@@ -289,17 +339,26 @@ class Service:
         await self.receiving.report()
 
     def set_alarms(self) -> None:
-        """Wake reconciliation and upkeep from here on."""
+        """Wake reconciliation and upkeep from here on, but for times in which our clock is wrong."""
         wake = Micros(min(SLOWEST_WAKE, self._reconcile_interval // 10))
         wake_s = max(FASTEST_WAKE_S, self._clock.real_seconds(wake))
-        self._alarms.every(wake_s, "reconcile", self._reconcile_round)
-        self._alarms.every(wake_s, "due", self.post_due)
-        self._alarms.every(self._report_every_s, "receiving", self.receiving.report)
-        self._alarms.every(PURGE_CHECK_S, "purge", self.purge)
+        for every_s, name, work in (
+            (wake_s, "reconcile", self._reconcile_round),
+            (wake_s, "due", self.post_due),
+            (self._report_every_s, "receiving", self.receiving.report),
+            (WRITE_EVERY_S, "key-use", self._key_use.write),
+            (SET_BACK_CHECK_S, "set-back", self.bring_nearer),
+            (PURGE_CHECK_S, "purge", self.purge),
+            (PARTITION_CHECK_S, "partitions", self.make_partitions),
+            (RETENTION_CHECK_S, "retention", self.drop_old_ticks),
+        ):
+            self._alarms.every(every_s, name, partial(self._if_the_clock_agrees, work))
         self._alarms.every(CLOCK_CHECK_S, "clock", self.check_clock)
-        self._alarms.every(PARTITION_CHECK_S, "partitions", self.make_partitions)
-        self._alarms.every(RETENTION_CHECK_S, "retention", self.drop_old_ticks)
         self._alarms.start()
+
+    async def _if_the_clock_agrees(self, work: Callable[[], Awaitable[object]]) -> None:
+        if self.clock_agrees():
+            await work()
 
     async def stop(self) -> None:
         """Finish what was begun: rounds under way, heartbeats taken but not written. Then close all connections."""
@@ -308,8 +367,13 @@ class Service:
             await asyncio.wait(self._rounds)
         await self.reconciler.finish()
         await self._writer.close()
-        await self.receiving.report_the_end()
+        if self.clock_agrees():
+            await self.receiving.report_the_end()
         await self._gabber.aclose()
+        if self._issuer is not None:
+            await self._issuer.aclose()
+        with suppress(DatabaseUnavailable, SQLAlchemyError):
+            await self._key_use.write()
         await self.database.close()
 
     async def _reconcile_round(self) -> None:
@@ -328,7 +392,10 @@ class Service:
             return
         first = self._disagreement is None
         before = self._clock.now()
-        self._disagreement = disagreement(before, await self.database.clock(), self._clock.now())
+        database, after = await self.database.clock(), self._clock.now()
+        if not first and after - before > MAX_DISAGREEMENT:
+            return  # answered so late that it says too little
+        self._disagreement = disagreement(before, database, after)
         if first:
             self._clock.set_first(self._disagreement)
             self._disagreement = Micros(0)
@@ -345,6 +412,12 @@ class Service:
     async def post_due(self) -> None:
         """Post what time has brought to accounts that nobody touches."""
         await self._jobs.run("post-due", SLOWEST_WAKE, lambda: post_due(self.database, self.ledger, self._clock.now()))
+
+    async def bring_nearer(self) -> None:
+        """Let no session wait for what a clock that was set back would bring too late."""
+        nearer = await self._leases.bring_nearer()
+        if nearer:
+            log.warning("clock.was_set_back", sessions=nearer)
 
     async def purge(self) -> None:
         """Forget stored answers that were kept long enough; join what tells when we were receiving."""
@@ -371,16 +444,23 @@ class Service:
 class _Front:
     """Heartbeats pass by the framework; everything else goes through it."""
 
-    def __init__(self, heartbeats: HeartbeatEndpoint, api: FastAPI, settings: Settings) -> None:
+    def __init__(
+        self, heartbeats: HeartbeatEndpoint, api: FastAPI, settings: Settings, clock_agrees: Callable[[], bool]
+    ) -> None:
         self._heartbeats = heartbeats
         self._api = api
+        self._clock_agrees = clock_agrees
         inner: ASGIApp = self._call_api
         if settings.cors_origins:
             inner = CrossOrigin(inner, settings.cors_origins)
-        self._with_headers = WithHeaders(inner, headers_of(settings.public_url))
+        headers = headers_of(settings.public_url)
+        self._with_headers = WithHeaders(inner, headers)
+        self._refuse = WithHeaders(problem_response(Problem(UNAVAILABLE, WRONG_CLOCK)), headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(PATH):
+        if scope["type"] == "http" and scope["method"] not in READS and not self._clock_agrees():
+            await self._refuse(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"].startswith(PATH):
             await self._heartbeats(scope, receive, send)
         else:
             await self._with_headers(scope, receive, send)
@@ -415,6 +495,18 @@ def _address_fault(scope: Scope) -> str | None:
     except UnicodeDecodeError:
         return "the address is not UTF-8, percent-encoded"
     return "the path holds a control character" if _CONTROL.search(decoded) else None
+
+
+def _issuer_terms(settings: Settings) -> IssuerTerms | None:
+    if settings.user_token_issuer is None:
+        return None
+    return IssuerTerms(
+        issuer=settings.user_token_issuer,
+        audience=settings.user_token_audience,
+        user_claim=settings.user_token_claim,
+        secret=settings.user_token_secret,
+        jwks_url=settings.user_token_jwks_url,
+    )
 
 
 def _ledger_keys(settings: Settings) -> LedgerKeys:

@@ -32,6 +32,14 @@ WITHOUT_EFFECT: Final = frozenset({"TALKTIME_EVENTS_ALLOW_PRIVATE_TARGETS"})
 
 MIN_SECRET_LENGTH: Final = 16
 
+OWN_ISSUER: Final = "talktime"
+"""The ``iss`` of the user tokens that we issue."""
+
+MIN_SHARED_SECRET_LENGTH: Final = 32
+"""An HMAC's key must be no shorter than its hash (RFC 7518, 3.2)."""
+
+_LOOPBACK: Final = {"localhost", "127.0.0.1", "::1"}
+
 MIN_RETENTION_DAYS: Final = 7
 """The database drops no younger heartbeats, whoever asks (migration 0003)."""
 
@@ -65,6 +73,14 @@ def _web_address(value: str) -> str:
     if parts.scheme not in {"http", "https"} or not parts.hostname or parts.query or parts.fragment:
         raise ValueError("must be an http or https address")
     return value.rstrip("/")
+
+
+def _secure_address(value: str) -> str:
+    parts = urlsplit(value)
+    secure = parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in _LOOPBACK)
+    if not secure or not parts.hostname or parts.fragment or parts.username:
+        raise ValueError("must be an https address")
+    return value
 
 
 def _database_url(value: str) -> str:
@@ -156,6 +172,14 @@ class Settings(BaseSettings):
     ledger_keys: Secrets = ()
     bootstrap_admin_key: Annotated[SecretStr | None, Field(min_length=MIN_SECRET_LENGTH)] = None
 
+    user_token_issuer: Annotated[str | None, Field(min_length=1)] = None
+    """The ``iss`` of user tokens that the customer's own backend issues; they are checked by one of the next two."""
+
+    user_token_secret: Annotated[SecretStr | None, Field(min_length=MIN_SHARED_SECRET_LENGTH)] = None
+    user_token_jwks_url: Annotated[str | None, AfterValidator(_secure_address)] = None
+    user_token_audience: Annotated[str | None, Field(min_length=1)] = None
+    user_token_claim: Annotated[str, Field(min_length=1)] = "sub"  # noqa: S105 - the claim's name
+
     max_session_s: PositiveSeconds = _s(3600)
     min_session_s: PositiveSeconds = _s(30)
     unconfirmed_ttl_s: PositiveSeconds = _s(180)
@@ -199,6 +223,7 @@ def load_settings(**given: Any) -> Settings:
         raise BadSettings("\n".join(faults))
     if settings.min_session_s > settings.max_session_s:
         raise BadSettings("TALKTIME_MIN_SESSION_S: must not be over TALKTIME_MAX_SESSION_S")
+    _check_issuer(settings)
     needed = settings.evidence_wait_s + settings.review_after_s + settings.rerate_window_s
     if settings.tick_retention_days * US_PER_DAY < needed:
         raise BadSettings(
@@ -206,6 +231,22 @@ def load_settings(**given: Any) -> Settings:
             " for as long as TALKTIME_EVIDENCE_WAIT_S, TALKTIME_REVIEW_AFTER_S and TALKTIME_RERATE_WINDOW_S together"
         )
     return settings
+
+
+def _check_issuer(settings: Settings) -> None:
+    keys = [name for name in ("user_token_secret", "user_token_jwks_url") if getattr(settings, name) is not None]
+    if settings.user_token_issuer is None:
+        if keys or settings.user_token_audience is not None:
+            raise BadSettings("TALKTIME_USER_TOKEN_ISSUER: is needed with the other settings of user tokens")
+    elif settings.user_token_issuer == OWN_ISSUER:
+        raise BadSettings(f"TALKTIME_USER_TOKEN_ISSUER: {OWN_ISSUER} is our own name, and cannot be another's")
+    elif len(keys) != 1:
+        raise BadSettings("TALKTIME_USER_TOKEN_ISSUER: needs one of TALKTIME_USER_TOKEN_SECRET and _JWKS_URL")
+    elif settings.user_token_jwks_url is not None and settings.user_token_audience is None:
+        raise BadSettings(
+            "TALKTIME_USER_TOKEN_AUDIENCE: is needed with TALKTIME_USER_TOKEN_JWKS_URL, because such an issuer makes"
+            " tokens for other services as well"
+        )
 
 
 def _unknown_variables() -> set[str]:

@@ -40,6 +40,9 @@ def show_charge(console: Console, document: dict[str, Any]) -> None:
     console.print(f"[bold]{document['amount']} credits[/bold]{state}", highlight=False)
     if Decimal(document["beyond_authorization"]):
         console.print(f"{document['beyond_authorization']} more were not authorised at the start and are not charged.")
+    uncovered = Decimal(document.get("leakage") or 0) - Decimal(document["beyond_authorization"])
+    if uncovered:
+        console.print(f"{uncovered} of it were written off or found no credits, and are not charged.", highlight=False)
     console.print(
         f"Timeline of {_s(document['timeline_s'])} from {document['origin']['at']} ({document['origin']['quality']}), "
         f"rate card {document['rate_card']['name']}.\n",

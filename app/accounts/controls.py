@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.accounts.limits import AlertsDocument, alerts_document, alerts_stored
+from app.core.access import Actor
 from app.core.ids import NIL_ACCOUNT
 from app.core.units import Instant, seconds
 from app.db.database import Transaction
@@ -33,7 +34,7 @@ class ControlChangesDocument(Document):
 
 
 async def change_controls(
-    transaction: Transaction, ids: Ids, asked: ControlChangesDocument, now: Instant, actor: str
+    transaction: Transaction, ids: Ids, asked: ControlChangesDocument, now: Instant, actor: Actor
 ) -> dict[str, Any]:
     """Change what is given; the controls then in force."""
     before = await lock_controls(transaction, now)

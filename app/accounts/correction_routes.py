@@ -5,10 +5,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.accounts.corrections import AdjustmentDocument, VoidDocument, adjust, unknown_grant, void_grant
+from app.core.access import Scope
 from app.core.ids import Kind, account_id_of, parse_public_id
 from app.db.database import Database, Transaction
+from app.http.access import actor_of, allowed
 from app.http.answers import Answer
-from app.http.auth import actor_of
 from app.http.bodies import UserIdPath, checked_user_id, takes
 from app.http.idempotency import cause_of, read_keyed, write_once
 from app.ledger.book import LedgerPorts
@@ -21,6 +22,7 @@ def correction_routes(database: Database, ledger: LedgerPorts, clock: Clock) -> 
     @router.post(
         "/grants/{grant_id}/void", summary="Take back what is left of a grant", openapi_extra=takes(VoidDocument)
     )
+    @allowed(Scope.CREDITS_WRITE, "grant.void")
     async def void(grant_id: str, request: Request) -> Response:
         asked, key = await read_keyed(request, VoidDocument)
         grant = parse_public_id(Kind.GRANT, grant_id)
@@ -39,6 +41,7 @@ def correction_routes(database: Database, ledger: LedgerPorts, clock: Clock) -> 
         status_code=201,
         openapi_extra=takes(AdjustmentDocument),
     )
+    @allowed(Scope.CREDITS_WRITE, "account.adjust")
     async def adjustment(user_id: UserIdPath, request: Request) -> Response:
         user_id = checked_user_id(user_id)
         asked, key = await read_keyed(request, AdjustmentDocument)

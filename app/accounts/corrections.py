@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from app.accounts.grants import MAX_BALANCE, grant_document
 from app.accounts.statements import entry_documents
+from app.core.access import Actor
 from app.core.corrections import adjust_down, adjust_up
 from app.core.ids import AccountThing
 from app.core.ledger import GrantKind, GrantState
@@ -45,7 +46,7 @@ class AdjustmentDocument(Document):
 
 
 async def void_grant(
-    transaction: Transaction, ledger: LedgerPorts, key: AccountThing, asked: VoidDocument, now: Instant, actor: str
+    transaction: Transaction, ledger: LedgerPorts, key: AccountThing, asked: VoidDocument, now: Instant, actor: Actor
 ) -> dict[str, Any]:
     """Take back what nothing holds of a grant and close it; its document, with ``voided``: how much that was.
 
@@ -88,7 +89,7 @@ async def adjust(
     *,
     now: Instant,
     cause: str,
-    actor: str,
+    actor: Actor,
 ) -> dict[str, Any]:
     """Give or take credits by hand; the entry that was posted.
 

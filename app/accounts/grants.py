@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy import Row, select
 
 from app.accounts.balances import is_known
+from app.core.access import Actor
 from app.core.ids import Kind, account_id_of, public_id
 from app.core.ledger import DEFAULT_PRIORITY, GrantKind
 from app.core.lossless_json import dumps
@@ -17,7 +18,7 @@ from app.db.database import Transaction
 from app.db.tables import grants
 from app.documents import Credits, Document, Metadata, Moment, PlainString, PositiveCredits, Text, WholeNumber
 from app.errors import REFERENCE_CONFLICT, Problem, invalid
-from app.http.pages import make_cursor, page, read_cursor
+from app.http.pages import cursor_uuid, make_cursor, page, read_cursor
 from app.ledger.audit import Audit
 from app.ledger.book import GrantTerms, LedgerPorts
 from app.ledger.opening import open_book_of_user
@@ -47,7 +48,7 @@ class GrantDocument(Document):
 
 
 async def give(
-    transaction: Transaction, ledger: LedgerPorts, user_id: str, asked: GrantDocument, now: Instant, actor: str
+    transaction: Transaction, ledger: LedgerPorts, user_id: str, asked: GrantDocument, now: Instant, actor: Actor
 ) -> tuple[dict[str, Any], bool]:
     """Grant credits; the grant's document, and whether it is new.
 
@@ -115,10 +116,7 @@ async def grants_page(
     statement = select(grants).where(grants.c.account_id == account_id).order_by(grants.c.id.desc())
     position = read_cursor(cursor, str)
     if position is not None:
-        try:
-            statement = statement.where(grants.c.id < UUID(position[0]))
-        except ValueError:
-            raise invalid("/cursor", "is not a cursor of this list") from None
+        statement = statement.where(grants.c.id < cursor_uuid(position[0]))
     rows = (await transaction.execute(statement.limit(limit + 1))).all()
     shown = rows[:limit]
     return page(

@@ -8,6 +8,7 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy import Row, select
 
 from app.accounts.balances import unknown_user
+from app.core.access import Actor
 from app.core.ids import account_id_of
 from app.core.units import Instant, MicroCredits, Micros, format_credits, format_instant, seconds
 from app.db.database import Transaction
@@ -72,7 +73,7 @@ async def change_user(
     *,
     now: Instant,
     shortest: Micros,
-    actor: str,
+    actor: Actor,
 ) -> dict[str, Any]:
     """Change a user's settings, and make the account if the user is new; the user's document.
 

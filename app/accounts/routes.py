@@ -7,12 +7,13 @@ from starlette.responses import Response
 from app.accounts.balances import balance_document, past_balance_document, unknown_user
 from app.accounts.grants import GrantDocument, give, grants_page
 from app.accounts.statements import CSV_HEADER, entry_filter, statement_page, statement_rows
+from app.core.access import Own, Scope
 from app.core.ids import account_id_of
 from app.core.units import Micros
 from app.db.database import Database, Transaction
 from app.http.accept import VARY, wants_csv
+from app.http.access import actor_of, allowed
 from app.http.answers import Answer, json_response
-from app.http.auth import actor_of
 from app.http.bodies import UserIdPath, checked_user_id, instant_parameter, takes
 from app.http.csv_answers import csv_response
 from app.http.idempotency import read_keyed, write_once
@@ -26,6 +27,7 @@ def account_routes(database: Database, ledger: LedgerPorts, clock: Clock, longes
     router = APIRouter(prefix="/v1", tags=["users"])
 
     @router.get("/users/{user_id}/balance", summary="What a user has, holds and can still spend")
+    @allowed(Scope.READ, own=Own.USER)
     async def balance(user_id: UserIdPath, at: str | None = None) -> Response:
         user_id = checked_user_id(user_id)
         instant = instant_parameter("at", at)
@@ -36,6 +38,7 @@ def account_routes(database: Database, ledger: LedgerPorts, clock: Clock, longes
             return json_response(await past_balance_document(transaction, user_id, instant, now))
 
     @router.get("/users/{user_id}/entries", summary="A user's statement, newest first")
+    @allowed(Scope.READ, own=Own.USER)
     async def entries(
         request: Request,
         user_id: UserIdPath,
@@ -63,6 +66,7 @@ def account_routes(database: Database, ledger: LedgerPorts, clock: Clock, longes
         return Answer(200, found, VARY).response()
 
     @router.get("/users/{user_id}/grants", summary="A user's grants, newest first")
+    @allowed(Scope.READ)
     async def list_grants(user_id: UserIdPath, limit: Limit = None, cursor: Cursor = None) -> Response:
         user_id = checked_user_id(user_id)
         async with database.reading() as transaction:
@@ -74,6 +78,7 @@ def account_routes(database: Database, ledger: LedgerPorts, clock: Clock, longes
     @router.post(
         "/users/{user_id}/grants", summary="Grant credits", status_code=201, openapi_extra=takes(GrantDocument)
     )
+    @allowed(Scope.CREDITS_WRITE, "grant.create")
     async def grant(user_id: UserIdPath, request: Request) -> Response:
         user_id = checked_user_id(user_id)
         asked, key = await read_keyed(request, GrantDocument)

@@ -6,11 +6,12 @@ from starlette.responses import Response
 
 from app.accounts.controls import ControlChangesDocument, change_controls, controls_document
 from app.accounts.limits import UserChangesDocument, change_user, find_user
+from app.core.access import Scope
 from app.core.ids import NIL_ACCOUNT, account_id_of
 from app.core.units import Micros
 from app.db.database import Database, Transaction
+from app.http.access import actor_of, allowed
 from app.http.answers import Answer, json_response
-from app.http.auth import actor_of
 from app.http.bodies import UserIdPath, checked_user_id, takes
 from app.http.idempotency import read_keyed, write_once
 from app.ledger.book import LedgerPorts
@@ -23,6 +24,7 @@ def settings_routes(database: Database, ledger: LedgerPorts, clock: Clock, short
     router = APIRouter(prefix="/v1")
 
     @router.get("/users/{user_id}", summary="A user's settings", tags=["users"])
+    @allowed(Scope.READ)
     async def user(user_id: UserIdPath) -> Response:
         async with database.reading() as transaction:
             return json_response(await find_user(transaction, checked_user_id(user_id)))
@@ -33,6 +35,7 @@ def settings_routes(database: Database, ledger: LedgerPorts, clock: Clock, short
         tags=["users"],
         openapi_extra=takes(UserChangesDocument),
     )
+    @allowed(Scope.CREDITS_WRITE, "user.change")
     async def change(user_id: UserIdPath, request: Request) -> Response:
         user_id = checked_user_id(user_id)
         asked, key = await read_keyed(request, UserChangesDocument)
@@ -46,6 +49,7 @@ def settings_routes(database: Database, ledger: LedgerPorts, clock: Clock, short
         return await write_once(database, account_id_of(user_id), key, now, work)
 
     @router.get("/settings", summary="What is set for all users", tags=["settings"])
+    @allowed(Scope.READ)
     async def settings() -> Response:
         async with database.reading() as transaction:
             return json_response(controls_document(await load_controls(transaction)))
@@ -56,6 +60,7 @@ def settings_routes(database: Database, ledger: LedgerPorts, clock: Clock, short
         tags=["settings"],
         openapi_extra=takes(ControlChangesDocument),
     )
+    @allowed(Scope.ADMIN, "settings.change")
     async def change_settings(request: Request) -> Response:
         asked, key = await read_keyed(request, ControlChangesDocument)
         now = clock.now()

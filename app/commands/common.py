@@ -1,6 +1,7 @@
 """What commands share: the database that the settings name, and how results and faults are told."""
 
 import asyncio
+import getpass
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -8,6 +9,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 from typer import Option
 
+from app.core.access import Actor
 from app.core.ids import AccountThing, Kind, parse_public_id
 from app.db.database import Database, disagreement
 from app.http.answers import encode
@@ -55,6 +57,14 @@ async def clock_of(settings: Settings, database: Database) -> Clock:
         before = clock.now()
         clock.adjust(disagreement(before, await database.clock(), clock.now()))
     return clock
+
+
+def actor_here() -> Actor:
+    """Who types the command, as the audit log keeps it: the system's user, if it has a name."""
+    try:
+        return Actor(f"cli:{getpass.getuser()}")
+    except (KeyError, OSError):
+        return Actor("cli")
 
 
 def session_key_of(text: str) -> AccountThing:

@@ -12,6 +12,7 @@ from app.commands.common import (
     AsCsv,
     AsJson,
     DataDir,
+    actor_here,
     clock_of,
     fail,
     one_form,
@@ -65,7 +66,7 @@ def grant(
         now = clock.now()
         async with database.transaction() as transaction:
             await ensure_default_card(transaction, ids, now)
-            return await give(transaction, ledger, user_id, asked, now, "cli")
+            return await give(transaction, ledger, user_id, asked, now, actor_here())
 
     document, new = with_database(settings, write)
     if as_json:

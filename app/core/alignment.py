@@ -44,17 +44,18 @@ def latest(pulls: Sequence[Pull]) -> int:
     return max(range(len(pulls)), key=lambda i: (pulls[i].received_at, pulls[i].requested_at, i))
 
 
-def align(requested_at: Instant, pulls: Sequence[Pull]) -> Origin:
+def align(requested_at: Instant, pulls: Sequence[Pull], accepted: int = 0) -> Origin:
     """The latest origin that fits all pulls, never before the start request left (S0 = ``requested_at``).
 
     A timeline cannot be longer than the time that has passed, so each pull says: the origin is at most r − Σ.
+    ``accepted``: the index of the first pull that still counts as a measure of how much was said.
     """
     bound = min(pull.received_at - pull.end for pull in pulls)
     anomalies: set[Anomaly] = set()
     if bound < requested_at - ELAPSED_TOLERANCE:
         anomalies.add(Anomaly.TIMELINE_LONGER_THAN_ELAPSED)
     rated = pulls[latest(pulls)]
-    if max(pull.speech for pull in pulls) - rated.speech > SHRINK_TOLERANCE:
+    if max(pull.speech for pull in pulls[accepted:]) - rated.speech > SHRINK_TOLERANCE:
         anomalies.add(Anomaly.TIMELINE_SHRANK)
     quality = OriginQuality.ANCHORED if _two_agree(pulls) else OriginQuality.BOUNDED
     return Origin(Instant(max(requested_at, bound)), quality, frozenset(anomalies))

@@ -23,6 +23,8 @@ class Evidence:
 
     ``pulls`` holds at least one pull; ``timeline`` is that of the pull which :func:`app.core.alignment.latest` names.
     ``authorized`` null: no ceiling. ``interim``: the timeline is still growing, so its trailing silence is left out.
+    ``accepted``: the index of the pull that a person accepted though its timeline had shrunk; how much was said is not
+    measured by earlier ones any more.
     """
 
     requested_at: Instant
@@ -33,6 +35,7 @@ class Evidence:
     card: RateCard
     authorized: MicroCredits | None
     interim: bool = False
+    accepted: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +59,7 @@ def charge(evidence: Evidence) -> Charge:
     """Rate one session."""
     card, timeline = evidence.card, evidence.timeline
     rated = evidence.pulls[latest(evidence.pulls)]
-    origin = align(evidence.requested_at, evidence.pulls)
+    origin = align(evidence.requested_at, evidence.pulls, evidence.accepted)
     liveness = prove(
         timeline,
         origin=origin.at,

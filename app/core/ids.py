@@ -23,6 +23,8 @@ class Kind(StrEnum):
     ENTRY = "ent"
     RATE_CARD = "rc"
     EVENT = "evt"
+    API_KEY = "key"
+    AUDIT = "aud"
 
 
 class AccountThing(NamedTuple):
@@ -44,12 +46,12 @@ def account_id_of(user_id: str) -> UUID:
 
 def public_id(kind: Kind, account_id: UUID, thing_id: UUID) -> str:
     """The public id of a thing that belongs to an account."""
-    return f"{kind}_{_encode(account_id.bytes + thing_id.bytes)}"
+    return f"{kind}_{base32(account_id.bytes + thing_id.bytes)}"
 
 
 def reference_id(kind: Kind, thing_id: UUID) -> str:
     """The public id of a thing that belongs to no account."""
-    return f"{kind}_{_encode(thing_id.bytes)}"
+    return f"{kind}_{base32(thing_id.bytes)}"
 
 
 def parse_public_id(kind: Kind, text: str) -> AccountThing | None:
@@ -64,7 +66,8 @@ def parse_reference_id(kind: Kind, text: str) -> UUID | None:
     return None if raw is None else UUID(bytes=raw)
 
 
-def _encode(raw: bytes) -> str:
+def base32(raw: bytes) -> str:
+    """``raw`` in letters and digits, 5 bits each, of which none is taken for another."""
     length = -(-len(raw) * 8 // 5)
     value = int.from_bytes(raw)
     return "".join(_ALPHABET[value >> 5 * place & 31] for place in reversed(range(length)))

@@ -9,6 +9,7 @@ from app.core.charge import Charge
 from app.core.outages import Outage, passed_by
 from app.core.timeline import Anomaly
 from app.core.units import Instant, Micros
+from app.core.waits import too_far
 
 STOPS_SETTLEMENT: Final = frozenset(
     {Anomaly.BAD_SEGMENT, Anomaly.TIMELINE_LONGER_THAN_ELAPSED, Anomaly.TIMELINE_SHRANK}
@@ -68,9 +69,15 @@ def over_at(
 
 
 def decide(
-    charge: Charge, *, over: Instant, pulled_at: Instant, now: Instant, settle_delay: Micros
+    charge: Charge, *, over: Instant, pulled_at: Instant, now: Instant, settle_delay: Micros, longest: Micros
 ) -> StillLive | Over | Settle | Review:
-    """What comes next for a live session whose timeline was just pulled, by a request sent at ``pulled_at``."""
+    """What comes next for a live session whose timeline was just pulled, by a request sent at ``pulled_at``.
+
+    ``longest``: how long it can still live at most, L + G. If it seems to live for longer, its evidence lies in the
+    future, and nobody can tell any more when it ended.
+    """
+    if too_far(over, longest, now):
+        return Review(now, "our clock was set back while it ran")
     if now < over:
         return StillLive(over)
     final_from = Instant(over + settle_delay)
@@ -80,3 +87,16 @@ def decide(
     if contradictions:
         return Review(over, "the evidence contradicts itself: " + ", ".join(contradictions))
     return Settle(over)
+
+
+def failing_from(since: Instant | None, *, due_at: Instant | None, asked_at: Instant, now: Instant) -> Instant:
+    """Since when pulls have come to nothing, now that one more has, which was asked for at ``asked_at``.
+
+    ``since``: what this said of the pull before, null if that one gave a timeline; ``due_at``: when this one was due.
+    By how much it was asked for later than that was a pause of our own, which is no want of evidence: it does not
+    count. Nor does what lies ahead of ``now``, by a clock that was set back.
+    """
+    if since is None or since > now:
+        return now
+    late = 0 if due_at is None else max(0, asked_at - due_at)
+    return Instant(min(now, since + late))

@@ -180,6 +180,9 @@ sessions = _distributed(
     _col("lease_token", Uuid, nullable=True),
     _col("lease_until", InstantType, nullable=True),
     _col("attempts", Integer),
+    _col("failing_since", InstantType, nullable=True),
+    _col("hold_until", InstantType, nullable=True),
+    _col("accepted_snapshot", Integer, nullable=True),
     UniqueConstraint("account_id", "provider_session_id"),
     UniqueConstraint("account_id", "start_key"),
     _of_account(table="accounts"),
@@ -355,6 +358,7 @@ charges = _distributed(
     _col("entry_id", Uuid, nullable=True),
     _col("created_at", InstantType),
     Column("rate_card_id", Uuid, ForeignKey("rate_cards.id"), nullable=True),
+    _col("accepted_snapshot", Integer, nullable=True),
     _of_account("session_id", table="sessions"),
     append_only=True,
 )

@@ -83,7 +83,7 @@ class Bindings:
                 provider_session_id=provider_id,
                 charge_from=None if adopted else ChargeFrom.FIRST_USER_SPEECH.value,
                 started_at=tick.received_at,
-                due_at=None if to is State.REVIEW else tick.received_at + self._reconcile_interval,
+                due_at=tick.received_at + self._reconcile_interval,
                 attempts=0,
             )
             await transaction.execute(

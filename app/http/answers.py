@@ -22,15 +22,25 @@ def encode(content: Any) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A status and a JSON document; what idempotent calls store and give again."""
+    """A status and a JSON document; what idempotent calls store and give again.
+
+    ``secrets``: further members of the document that must not be stored as they are.
+    """
 
     status: int
     content: Any
     headers: Mapping[str, str] = field(default_factory=dict)
+    secrets: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def storable(self) -> Any:
+        """The document with null in place of each secret."""
+        return {**self.content, **dict.fromkeys(self.secrets)} if self.secrets else self.content
 
     def response(self) -> Response:
         kind = "application/problem+json" if self.status >= 400 else "application/json"
-        return Response(encode(self.content), self.status, self.headers, media_type=kind)
+        content = {**self.content, **self.secrets} if self.secrets else self.content
+        return Response(encode(content), self.status, self.headers, media_type=kind)
 
 
 def json_response(content: Any, status: int = 200) -> Response:

@@ -15,6 +15,7 @@ from app.core.units import US_PER_S, MicroCredits, format_credits
 from app.errors import (
     ADDRESS_TOO_LONG,
     BODY_TOO_LARGE,
+    FORBIDDEN,
     HEADERS_TOO_LARGE,
     INTERNAL,
     INVALID_JSON,
@@ -56,6 +57,7 @@ document (RFC 9457), whose `type` ends with a code that stays the same. Every ca
 the same key with the same request has one effect and one answer. Lists come in pages that new rows do not shift."""
 
 _TAGS: Final = {
+    "access": "Keys, tokens of users, and who changed what.",
     "sessions": "Starting sessions, and what became of them.",
     "corrections": "Giving back, rating again, deciding reviews, and adjusting by hand.",
     "users": "Balances, statements, grants and settings of users.",
@@ -70,7 +72,7 @@ _CONNECTION: Final = (MALFORMED_REQUEST, REQUEST_TIMEOUT, ADDRESS_TOO_LONG, HEAD
 """What is refused before the request reaches the application."""
 
 _ALWAYS: Final = (*_CONNECTION, INVALID_REQUEST, INTERNAL)
-_WITH_KEY: Final = (UNAUTHORIZED, RATE_LIMITED, UNAVAILABLE)
+_WITH_KEY: Final = (UNAUTHORIZED, FORBIDDEN, RATE_LIMITED, UNAVAILABLE)
 _WITH_BODY: Final = (INVALID_JSON, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE)
 
 _SESSION_ID: Final = {"session_id": public_id("ses", "The session that was asked for.")}
@@ -289,7 +291,7 @@ def _reply(reply: Reply, described: Operation, schemas: Mapping[str, Schema]) ->
 def _headers(headers: Mapping[str, Schema], required: Sequence[str] = ()) -> dict[str, Any]:
     return {
         name: {
-            "required": name in required,
+            "required": name in required or name == "X-Request-Id",
             "description": schema.get("description", ""),
             "schema": {key: value for key, value in schema.items() if key != "description"},
         }

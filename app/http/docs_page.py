@@ -11,6 +11,7 @@ from typing import Any, Final
 from fastapi import FastAPI
 from starlette.responses import HTMLResponse, Response
 
+from app.http.access import open_to_all
 from app.http.answers import encode
 
 _STYLE: Final = (
@@ -36,10 +37,12 @@ def add_document_routes(api: FastAPI, document: Callable[[], Mapping[str, Any]])
     as_page = cache(lambda: docs_page(document()))
 
     @api.get("/openapi.json", include_in_schema=False)
+    @open_to_all
     async def openapi() -> Response:
         return Response(as_json(), media_type="application/json")
 
     @api.get("/docs", include_in_schema=False)
+    @open_to_all
     async def docs() -> Response:
         return HTMLResponse(as_page(), headers={"Content-Security-Policy": PAGE_POLICY})
 

@@ -9,8 +9,8 @@ key's hash is kept.
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, replace
+from typing import Final, cast
 from uuid import UUID
 
 import msgspec
@@ -27,6 +27,7 @@ from app.documents import AnyDocument, decode, validate
 from app.errors import IDEMPOTENCY_CONFLICT, IDEMPOTENCY_EXPIRED, IDEMPOTENCY_IN_FLIGHT, Problem, invalid
 from app.http.answers import Answer, encode, problem_document
 from app.http.bodies import read_bounded
+from app.http.sealing import Sealing, seal, unseal
 from app.ports.ids import Ids
 
 MAX_KEY_LENGTH: Final = 255
@@ -172,7 +173,7 @@ async def complete(
     await transaction.execute(
         update(idempotency)
         .where(idempotency.c.account_id == account_id, idempotency.c.key_hash == key.key_hash)
-        .values(state="done", status=answer.status, body=encode(answer.content), sealed=sealed)
+        .values(state="done", status=answer.status, body=encode(answer.storable), sealed=sealed)
     )
 
 
@@ -190,17 +191,19 @@ async def write_once(
     key: IdempotencyKey | None,
     now: Instant,
     work: Callable[[Transaction], Awaitable[Answer]],
+    sealing: Sealing | None = None,
 ) -> Response:
     """Do ``work`` in one transaction; with a key, at most once, and its answer is stored in the same transaction.
 
-    A refusal by 402 or 422 is stored as well, after what the work had done is rolled back.
+    A refusal by 402 or 422 is stored as well, after what the work had done is rolled back. ``sealing`` is needed where
+    answers hold secrets: they are stored sealed, and are null in answers given again when the seal is gone.
     """
     async with keyed_transaction(database, account_id, key) as transaction:
         if key is None:
             return (await work(transaction)).response()
         row = await claim(transaction, account_id, key, now)
         if row is not None:
-            return stored_answer(row).response()
+            return _opened(row, key, sealing, now).response()
         try:
             async with transaction.begin_nested():
                 answer = await work(transaction)
@@ -212,10 +215,37 @@ async def write_once(
             refused: Problem | None = problem
         else:
             refused = None
-            await complete(transaction, account_id, key, answer)
+            kept = (
+                replace(answer, content={**answer.content, **dict.fromkeys(answer.secrets)})
+                if answer.secrets
+                else answer
+            )
+            await complete(transaction, account_id, key, kept, _sealed(answer, key, sealing))
     if refused is not None:
         raise refused
     return answer.response()
+
+
+def _sealed(answer: Answer, key: IdempotencyKey, sealing: Sealing | None) -> bytes | None:
+    if not answer.secrets:
+        return None
+    if sealing is None:
+        raise TypeError("an answer that holds secrets cannot be stored without sealing them")
+    return seal(sealing.keys, key.raw, encode(answer.secrets), sealing.randomness)
+
+
+def _opened(row: Row[tuple[object, ...]], key: IdempotencyKey, sealing: Sealing | None, now: Instant) -> Answer:
+    """The stored answer with its secrets, or with null for each when they are no longer given."""
+    answer = stored_answer(row)
+    if sealing is None or answer.status >= 400:
+        return answer
+    sealed, made = row._mapping["sealed"], cast("Instant", row._mapping["created_at"])
+    opened = None
+    if isinstance(sealed, bytes) and now < made + SEALED_FOR:
+        opened = unseal(sealing.keys, key.raw, sealed)
+    secrets = {} if opened is None else msgspec.json.decode(opened, type=dict[str, str])
+    members: dict[str, msgspec.Raw] = msgspec.json.decode(answer.content, type=dict[str, msgspec.Raw])
+    return replace(answer, content=members, secrets=secrets)
 
 
 async def purge(database: Database, now: Instant) -> int:

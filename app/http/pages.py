@@ -5,6 +5,7 @@ import binascii
 import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Final
+from uuid import UUID
 
 from fastapi import Query
 
@@ -61,6 +62,14 @@ def cursor_instant(number: int) -> Instant:
     except OverflowError:
         raise invalid("/cursor", "is not a cursor of this list") from None
     return Instant(number)
+
+
+def cursor_uuid(text: str) -> UUID:
+    """The row's id in a cursor's position; 422 if it is none."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise invalid("/cursor", "is not a cursor of this list") from None
 
 
 def page(rows: Sequence[Any], next_cursor: str | None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from app.errors import (
     Problem,
 )
 from app.http.answers import problem_response
+from app.logs import current_request
 
 log = structlog.get_logger(__name__)
 
@@ -84,4 +85,5 @@ def _methods(api: FastAPI, scope: Scope) -> set[str]:
 
 def _internal(error: Exception) -> Response:
     log.error("request.broke", exc_info=error)
-    return problem_response(Problem(INTERNAL, "the fault is logged; nothing was changed by this request"))
+    extra = {"request_id": current_request.get()}
+    return problem_response(Problem(INTERNAL, "the fault is logged; nothing was changed by this request", extra=extra))

@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy import insert
 
+from app.core.access import Actor
 from app.core.lossless_json import loads
 from app.core.units import Instant
 from app.db.database import Transaction
@@ -19,7 +20,7 @@ from app.ports.ids import Ids
 class Audit:
     """Who does what to an account, and why, for those who ask later."""
 
-    actor: str
+    actor: Actor
     action: str
     target: str
     before: Mapping[str, Any] | None = None
@@ -35,12 +36,14 @@ async def record_audits(
         {
             "account_id": account_id,
             "id": ids.new(),
-            "actor": audit.actor,
+            "actor": audit.actor.name,
             "action": audit.action,
             "target": audit.target,
             "before": _plain(audit.before),
             "after": _plain(audit.after),
             "reason": audit.reason,
+            "request_id": audit.actor.request_id,
+            "address": audit.actor.address,
             "at": at,
         }
         for audit in audits

@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.core.access import Scope
 from app.core.ids import NIL_ACCOUNT, Kind, parse_reference_id
 from app.core.rate_card import RateCard
 from app.core.units import InvalidQuantity, format_instant
@@ -16,10 +17,12 @@ from app.db.database import Database, Transaction
 from app.db.tables import rate_cards
 from app.documents import Document, Moment, Text, decode, printable, validate
 from app.errors import BUSY, NOT_FOUND, Problem, invalid
+from app.http.access import actor_of, allowed
 from app.http.answers import Answer, json_response
 from app.http.bodies import MAX_PREVIEW_BODY, read_bounded, takes
 from app.http.idempotency import idempotency_key, write_once
 from app.http.pages import Cursor, Limit, cursor_instant, make_cursor, page, page_limit, read_cursor
+from app.ledger.audit import Audit, record_audits
 from app.ports.clock import Clock
 from app.ports.ids import Ids
 from app.pricing.cards import StoredCard, card_by_id, default_card, find_card, publish, stored_card
@@ -43,11 +46,13 @@ def pricing_routes(database: Database, ids: Ids, clock: Clock) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["pricing"])
 
     @router.get("/rate-cards", summary="All versions of all rate cards, newest first")
+    @allowed(Scope.READ)
     async def list_cards(limit: Limit = None, cursor: Cursor = None, name: str | None = None) -> Response:
         async with database.reading() as transaction:
             return json_response(await _cards_page(transaction, page_limit(limit), cursor, name))
 
     @router.get("/rate-cards/{card_id}", summary="One version of a rate card")
+    @allowed(Scope.READ)
     async def get_card(card_id: str) -> Response:
         key = parse_reference_id(Kind.RATE_CARD, card_id)
         async with database.reading() as transaction:
@@ -62,6 +67,7 @@ def pricing_routes(database: Database, ids: Ids, clock: Clock) -> APIRouter:
         status_code=201,
         openapi_extra=takes(NewRateCardDocument),
     )
+    @allowed(Scope.PRICING_WRITE, "rate_card.publish")
     async def post_card(request: Request) -> Response:
         body = await read_bounded(request)
         asked = validate(NewRateCardDocument, decode(body))
@@ -77,7 +83,10 @@ def pricing_routes(database: Database, ids: Ids, clock: Clock) -> APIRouter:
                 match_persona=asked.match.persona,
                 match_scenario=asked.match.scenario,
             )
-            return Answer(201, card_document(card))
+            document = card_document(card)
+            audit = Audit(actor=actor_of(request), action="rate_card.publish", target=document["id"], after=document)
+            await record_audits(transaction, ids, NIL_ACCOUNT, [audit], now)
+            return Answer(201, document)
 
         try:
             return await write_once(database, NIL_ACCOUNT, idempotency_key(request, body), now, work)
@@ -89,6 +98,7 @@ def pricing_routes(database: Database, ids: Ids, clock: Clock) -> APIRouter:
         summary="What a session costs, with nothing stored",
         openapi_extra=takes(PreviewDocument),
     )
+    @allowed(Scope.READ)
     async def preview(request: Request) -> Response:
         body = await read_bounded(request, MAX_PREVIEW_BODY)
         # In a thread: a large document must not keep heartbeats waiting.

@@ -11,6 +11,7 @@ from sqlalchemy import or_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from app.core.units import US_PER_S, Instant, Micros
+from app.core.waits import CLOCK_MARGIN
 from app.db.database import Database
 from app.db.tables import job_leases
 from app.ports.clock import Clock
@@ -34,8 +35,9 @@ class Jobs:
         token = self._ids.new()
         async with self._database.transaction() as transaction:
             await transaction.execute(upsert(job_leases).values(job=job, next_run_at=now).on_conflict_do_nothing())
-            free = or_(job_leases.c.leased_until.is_(None), job_leases.c.leased_until < now)
-            # A next run further off than the interval was set by a clock that ran ahead of ours.
+            # Leased for longer than a lease lasts, or due later than after the interval: by a clock that was set back.
+            set_back = job_leases.c.leased_until > now + LEASE + CLOCK_MARGIN
+            free = or_(job_leases.c.leased_until.is_(None), job_leases.c.leased_until < now, set_back)
             due = or_(job_leases.c.next_run_at <= now, job_leases.c.next_run_at > now + every)
             taken = await transaction.execute(
                 update(job_leases)

@@ -90,6 +90,7 @@ def _document(
         "held": format_credits(held),
         "accrued": format_credits(session.accrued),
         "charged": None if session.charged is None else format_credits(session.charged),
+        "leakage": None if session.leakage is None else format_credits(session.leakage),
         "written_off": session.written_off,
         "authorized": format_credits(session.authorized),
         "rate_card": {"id": reference_id(Kind.RATE_CARD, session.rate_card_id), "name": card[0], "version": card[1]},

@@ -1,7 +1,6 @@
 """Lists of sessions."""
 
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import select
 
@@ -11,7 +10,7 @@ from app.core.units import Instant
 from app.db.database import Transaction
 from app.db.tables import sessions
 from app.errors import invalid
-from app.http.pages import cursor_instant, make_cursor, page, read_cursor
+from app.http.pages import cursor_instant, cursor_uuid, make_cursor, page, read_cursor
 from app.sessions.documents import session_documents
 from app.sessions.records import SESSION_COLUMNS, session_of
 
@@ -40,7 +39,7 @@ async def sessions_page(
         statement = statement.where(sessions.c.started_at < started_before)
     position = read_cursor(cursor, int, str)
     if position is not None:
-        requested_at, last_id = cursor_instant(position[0]), _uuid(position[1])
+        requested_at, last_id = cursor_instant(position[0]), cursor_uuid(position[1])
         statement = statement.where(
             (sessions.c.requested_at < requested_at)
             | ((sessions.c.requested_at == requested_at) & (sessions.c.id < last_id))
@@ -49,10 +48,3 @@ async def sessions_page(
     shown = found[:limit]
     more = make_cursor(shown[-1].requested_at, str(shown[-1].id)) if len(found) > limit else None
     return page(await session_documents(transaction, shown), more)
-
-
-def _uuid(text: str) -> UUID:
-    try:
-        return UUID(text)
-    except ValueError:
-        raise invalid("/cursor", "is not a cursor of this list") from None

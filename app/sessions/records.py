@@ -52,6 +52,12 @@ class Session:
     lease_token: UUID | None
     lease_until: Instant | None
     attempts: int
+    failing_since: Instant | None = None
+    """Since when its pulls have come to nothing, moved on by what was no fault of theirs; null if the last did not."""
+    hold_until: Instant | None = None
+    """In review: until when its hold is kept; null where there is none to release."""
+    accepted_snapshot: int | None = None
+    """The snapshot that an operator accepted though its timeline had shrunk; null: none was."""
 
     @property
     def key(self) -> AccountThing:

@@ -7,13 +7,14 @@ from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.core.access import Own, Scope
 from app.core.ids import AccountThing, Kind, parse_public_id
 from app.core.lossless_json import loads
 from app.db.database import Database
 from app.documents import Document, Duration, Flag, Metadata, Text, decode, validate
-from app.errors import IDEMPOTENCY_EXPIRED, NOT_FOUND, PROVIDER_UNCONFIRMED, Problem
+from app.errors import IDEMPOTENCY_EXPIRED, NOT_FOUND, PROVIDER_UNCONFIRMED, Problem, invalid
+from app.http.access import actor_of, allowed, own_user
 from app.http.answers import Answer, encode, json_response
-from app.http.auth import actor_of
 from app.http.bodies import checked_user_id, instant_parameter, read_bounded, takes
 from app.http.idempotency import IdempotencyKey, idempotency_key
 from app.http.pages import Cursor, Limit, page_limit
@@ -24,9 +25,9 @@ from app.sessions.start import StartOrder, Starts
 
 
 class StartSessionDocument(Document):
-    """The guide's request for a session, with the user it is for."""
+    """The guide's request for a session; a user token says whom it is for."""
 
-    user_id: Text
+    user_id: Text | None = None
     persona: Text
     scenario: Text
     time_limit_s: Duration | None = None
@@ -35,6 +36,7 @@ class StartSessionDocument(Document):
 class NewSessionDocument(StartSessionDocument):
     """``start`` false: the caller's own backend starts it at the provider."""
 
+    user_id: Text
     rate_card: Text | None = None
     metadata: Metadata = Field(default_factory=dict)
     start: Flag = True
@@ -44,10 +46,11 @@ def session_routes(database: Database, starts: Starts) -> APIRouter:
     router = APIRouter(tags=["sessions"])
 
     @router.post("/v1/sessions", summary="Start a session", status_code=201, openapi_extra=takes(NewSessionDocument))
+    @allowed(Scope.SESSIONS_WRITE, "session.start", "session.adopt")
     async def start(request: Request) -> Response:
         body = await read_bounded(request)
         asked = validate(NewSessionDocument, decode(body))
-        order = _order(asked, asked.rate_card, asked.metadata, adopted=not asked.start)
+        order = _order(asked, asked.user_id, asked.rate_card, asked.metadata, adopted=not asked.start)
         return (await starts.start(order, idempotency_key(request, body), actor_of(request))).response()
 
     @router.post(
@@ -55,11 +58,15 @@ def session_routes(database: Database, starts: Starts) -> APIRouter:
         summary="Start a session as the provider's guide does",
         openapi_extra=takes(StartSessionDocument),
     )
+    @allowed(Scope.SESSIONS_WRITE, "session.start", own=Own.ASKED)
     async def start_as_in_the_guide(request: Request) -> Response:
         body = await read_bounded(request)
         asked = validate(StartSessionDocument, decode(body))
         key: IdempotencyKey | None = idempotency_key(request, body)
-        answer = await starts.start(_order(asked, None, {}), key, actor_of(request))
+        user_id = own_user(request, asked.user_id)
+        if user_id is None:
+            raise invalid("/user_id", "is needed, unless a user's own token says whose session it is")
+        answer = await starts.start(_order(asked, user_id, None, {}), key, actor_of(request))
         if answer.status != 201:
             return answer.response()
         content: Any = loads(encode(answer.content))
@@ -75,7 +82,9 @@ def session_routes(database: Database, starts: Starts) -> APIRouter:
         return Answer(200, connection, headers).response()
 
     @router.get("/v1/sessions", summary="Sessions, those asked for last first")
+    @allowed(Scope.READ, own=Own.ASKED)
     async def list_sessions(
+        request: Request,
         user_id: str | None = None,
         state: str | None = None,
         started_after: str | None = None,
@@ -83,13 +92,14 @@ def session_routes(database: Database, starts: Starts) -> APIRouter:
         limit: Limit = None,
         cursor: Cursor = None,
     ) -> Response:
+        user_id = own_user(request, None if user_id is None else checked_user_id(user_id))
         async with database.reading() as transaction:
             return json_response(
                 await sessions_page(
                     transaction,
                     limit=page_limit(limit),
                     cursor=cursor,
-                    user_id=None if user_id is None else checked_user_id(user_id),
+                    user_id=user_id,
                     state=state,
                     started_after=instant_parameter("started_after", started_after),
                     started_before=instant_parameter("started_before", started_before),
@@ -97,6 +107,7 @@ def session_routes(database: Database, starts: Starts) -> APIRouter:
             )
 
     @router.get("/v1/sessions/{session_id}", summary="One session")
+    @allowed(Scope.READ, own=Own.SESSION)
     async def get_session(session_id: str) -> Response:
         key = session_key(session_id)
         async with database.reading() as transaction:
@@ -108,9 +119,11 @@ def session_routes(database: Database, starts: Starts) -> APIRouter:
     return router
 
 
-def _order(asked: StartSessionDocument, rate_card: str | None, metadata: Any, *, adopted: bool = False) -> StartOrder:
+def _order(
+    asked: StartSessionDocument, user_id: str, rate_card: str | None, metadata: Any, *, adopted: bool = False
+) -> StartOrder:
     return StartOrder(
-        user_id=asked.user_id,
+        user_id=user_id,
         persona=asked.persona,
         scenario=asked.scenario,
         time_limit=asked.time_limit_s,

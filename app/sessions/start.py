@@ -18,6 +18,7 @@ import msgspec
 from sqlalchemy import Row
 
 from app.budget import provider_busy
+from app.core.access import Actor
 from app.core.budget import NotNow, Purpose
 from app.core.gate import Admitted, NotCovered, admit
 from app.core.ids import AccountThing, account_id_of
@@ -48,6 +49,7 @@ from app.http.idempotency import (
     keyed_transaction,
     stored_answer,
 )
+from app.http.sealing import seal, unseal
 from app.keys import KeyRing
 from app.ledger.audit import Audit
 from app.ledger.book import Book, LedgerPorts
@@ -69,7 +71,6 @@ from app.sessions.records import (
     take_step,
 )
 from app.sessions.refusals import failure_problem, refusal_problem, why_refused
-from app.sessions.sealing import seal, unseal
 from app.sessions.tokens import WebhookTokens
 
 STARTING_MARGIN: Final = Micros(30 * US_PER_S)
@@ -143,7 +144,7 @@ class Starts:
         self._sealing = sealing
         self._limits = limits
 
-    async def start(self, order: StartOrder, key: IdempotencyKey | None, actor: str) -> Answer:
+    async def start(self, order: StartOrder, key: IdempotencyKey | None, actor: Actor) -> Answer:
         """Start a session: 201 with its connection, which no other answer holds; an adopted one: with its webhook.
 
         Raises a :class:`~app.errors.Problem`: 402 ``insufficient-credits``, 409, 422 (``persona-not-accepted`` among
@@ -189,7 +190,7 @@ class Starts:
 
     # Before the call
 
-    async def _prepare(self, order: StartOrder, key: IdempotencyKey | None, actor: str) -> Session | Answer:
+    async def _prepare(self, order: StartOrder, key: IdempotencyKey | None, actor: Actor) -> Session | Answer:
         """Commit the attempt and its hold; or the answer that an earlier request with this key was given."""
         account_id = account_id_of(order.user_id)
         refusal: Problem | None = None
@@ -232,7 +233,7 @@ class Starts:
         key: IdempotencyKey | None,
         session_id: UUID,
         now: Instant,
-        actor: str,
+        actor: Actor,
     ) -> Session:
         book = await open_book_of_user(transaction, self._ledger, order.user_id, now)
         await check_account(transaction, book)
@@ -351,8 +352,9 @@ class Starts:
         if bound_elsewhere and session.state in RECONCILED:
             # A heartbeat bound another id while we waited: one of the two is not ours. A person must look.
             why = "the provider's answer and the first heartbeat name different sessions"
-            due_at = Instant(book.now + self._limits.review_after)
-            await self._step(transaction, book, session, State.REVIEW, why, due_at=due_at)
+            hold_until = Instant(book.now + self._limits.review_after)
+            due_at = min(hold_until, Instant(book.now + self._limits.reconcile_interval))
+            await self._step(transaction, book, session, State.REVIEW, why, hold_until=hold_until, due_at=due_at)
         elif session.provider_session_id is None and await is_bound(
             transaction, session.account_id, started.provider_session_id
         ):

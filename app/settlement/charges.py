@@ -55,6 +55,7 @@ def new_charge(
         "engine_version": stored.engine_version,
         "evidence_digest": evidence_digest(stored),
         "snapshot_n": stored.last_n,
+        "accepted_snapshot": stored.accepted_snapshot,
         "ticks": pack_instants(stored.evidence.heartbeats),
         "amount": amount,
         "beyond_authorization": rated.beyond_authorization,
@@ -113,7 +114,10 @@ async def post_charge(
         written_off=free,
         anomalies=sorted(anomaly.value for anomaly in final.anomalies),
         settled_at=book.now,
+        accepted_snapshot=stored.accepted_snapshot,
         attempts=0,
+        failing_since=None,
+        hold_until=None,
         due_at=due_at,
         lease_token=None,
         lease_until=None,
@@ -131,7 +135,31 @@ async def post_charge(
     return new_charge(session, stored, final, amount=drawn.amount, natural_key=natural_key, now=book.now)
 
 
-async def settle_again(transaction: Transaction, book: Book, session: Session, why: str, **values: Any) -> None:
-    """The end of a review of a session that was charged before: the step and the event; its debit stays the one."""
-    await take_step(transaction, session, State.SETTLED, why, book.now, due_at=None, **values)
+async def settle_again(
+    transaction: Transaction,
+    book: Book,
+    session: Session,
+    why: str,
+    *,
+    due_at: Instant | None = None,
+    **values: Any,
+) -> None:
+    """The end of a review of a session that was charged before: the step and the event; its debit stays the one.
+
+    ``due_at``: when to look for late evidence, if ever.
+    """
+    await take_step(
+        transaction,
+        session,
+        State.SETTLED,
+        why,
+        book.now,
+        attempts=0,
+        failing_since=None,
+        hold_until=None,
+        due_at=due_at,
+        lease_token=None,
+        lease_until=None,
+        **values,
+    )
     book.emit(STEP_EVENTS[State.SETTLED], {"session_id": session.public_id, "why": why})

@@ -7,12 +7,13 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.core.access import Scope
 from app.core.ids import AccountThing
 from app.core.units import Micros
 from app.db.database import Database, Transaction
 from app.documents import AnyDocument
+from app.http.access import actor_of, allowed
 from app.http.answers import Answer
-from app.http.auth import actor_of
 from app.http.bodies import takes
 from app.http.idempotency import cause_of, read_keyed, write_once
 from app.ledger.book import LedgerPorts
@@ -22,15 +23,23 @@ from app.settlement.corrections import (
     Correcting,
     RefundDocument,
     RerateDocument,
+    ReviewAction,
     ReviewDocument,
     decide_review,
     refund,
     rerate,
 )
+from app.settlement.reconciler import Reconciler
 
 
 def session_correction_routes(
-    database: Database, ledger: LedgerPorts, clock: Clock, *, goodwill: Micros, rerate_window: Micros
+    database: Database,
+    ledger: LedgerPorts,
+    clock: Clock,
+    reconciler: Reconciler,
+    *,
+    goodwill: Micros,
+    rerate_window: Micros,
 ) -> APIRouter:
     """The routes; ``goodwill``: how long a grant of goodwill lasts. ``rerate_window``: after settlement."""
     router = APIRouter(prefix="/v1/sessions", tags=["corrections"])
@@ -44,6 +53,8 @@ def session_correction_routes(
     ) -> Response:
         asked, key = await read_keyed(request, kind)
         session = session_key(session_id)
+        if isinstance(asked, ReviewDocument) and asked.action is ReviewAction.SETTLE:
+            await reconciler.bring_up_to_date(session)
         by = Correcting(
             ledger=ledger,
             now=clock.now(),
@@ -64,6 +75,7 @@ def session_correction_routes(
         status_code=201,
         openapi_extra=takes(RefundDocument),
     )
+    @allowed(Scope.CREDITS_WRITE, "session.refund")
     async def refund_session(session_id: str, request: Request) -> Response:
         return await correct(session_id, request, RefundDocument, refund, 201)
 
@@ -72,10 +84,12 @@ def session_correction_routes(
         summary="Rate a session again and post the difference",
         openapi_extra=takes(RerateDocument),
     )
+    @allowed(Scope.CREDITS_WRITE, "session.rerate")
     async def rerate_session(session_id: str, request: Request) -> Response:
         return await correct(session_id, request, RerateDocument, rerate, 200)
 
     @router.post("/{session_id}/review", summary="End a review", openapi_extra=takes(ReviewDocument))
+    @allowed(Scope.CREDITS_WRITE, "session.settle", "session.write_off")
     async def review_session(session_id: str, request: Request) -> Response:
         return await correct(session_id, request, ReviewDocument, decide_review, 200)
 

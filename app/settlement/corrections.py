@@ -1,7 +1,7 @@
 """Corrections of a session's charge: giving back, rating again, deciding a review."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -11,12 +11,14 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy import Row
 
 from app.accounts.statements import entry_documents
+from app.core.access import Actor
 from app.core.charge import Charge
 from app.core.corrections import Correction, charge_more, give_back
 from app.core.entries import EntryKind
 from app.core.ids import AccountThing
 from app.core.ledger import Grant, GrantKind, GrantState
 from app.core.lifecycle import State
+from app.core.timeline import Anomaly
 from app.core.units import Instant, MicroCredits, Micros, format_credits, seconds
 from app.db.database import Transaction
 from app.documents import Document, Flag, PlainString, PositiveCredits, Reason, Text
@@ -64,6 +66,14 @@ class RerateDocument(Document):
     dry_run: Flag = False
 
 
+TOO_LATE_FOR_MORE: Final = "it is too late to charge more"
+"""How the step begins by which a review ends after the re-rate window, if it would have raised the charge."""
+
+LATE_LOOK_PARTS: Final = 3
+"""A settled session is looked at once more for late evidence after this part of the time in which it may be rated
+again."""
+
+
 class ReviewAction(StrEnum):
     SETTLE = "settle"
     WRITE_OFF = "write_off"
@@ -81,7 +91,7 @@ class Correcting:
     ledger: LedgerPorts
     now: Instant
     cause: str
-    actor: str
+    actor: Actor
     goodwill: Micros
     rerate_window: Micros
 
@@ -183,10 +193,23 @@ class Rating:
         return self.is_news and any(self.digest == row.evidence_digest for row in self.earlier)
 
 
+def late_look_at(settled_at: Instant, now: Instant, window: Micros) -> Instant | None:
+    """When to look for late evidence of a session whose settlement or review ends ``now``; null: it would be too late.
+
+    ``settled_at``: when it was charged; ``window``: how long from then it may be rated again.
+    """
+    at = Instant(now + window // LATE_LOOK_PARTS)
+    return at if at - settled_at <= window else None
+
+
 def may_be_rated_again(session: Session, now: Instant, window: Micros) -> bool:
     """Whether the session is settled, not written off, and was settled no longer than ``window`` ago."""
-    settled = session.state is State.SETTLED and session.settled_at is not None and not session.written_off
-    return settled and now - (session.settled_at or 0) <= window
+    return session.state is State.SETTLED and not session.written_off and within_window(session, now, window)
+
+
+def within_window(session: Session, now: Instant, window: Micros) -> bool:
+    """Whether the session was charged, no longer than ``window`` ago: else it is never charged more."""
+    return session.settled_at is not None and now - session.settled_at <= window
 
 
 async def rate_again(transaction: Transaction, session: Session, other_card: UUID | None = None) -> Rating:
@@ -276,8 +299,8 @@ async def decide_review(
 ) -> dict[str, Any]:
     """End a review: settle the session as its evidence is rated, or write it off. The session's document.
 
-    Of a session that was charged before it came into review, the difference is posted as when it is rated again; what
-    is written off is given back.
+    Of a session that was charged before it came into review, the difference is posted as when it is rated again, which
+    after the re-rate window can only lower the charge; what is written off is given back.
 
     Raises a :class:`~app.errors.Problem`: 404, 409 ``session-not-in-review``.
     """
@@ -292,7 +315,11 @@ async def decide_review(
     book.audit(Audit(actor=by.actor, action=f"session.{asked.action}", target=session.public_id, reason=asked.reason))
     if session.charged is None:
         stored = await load_evidence(transaction, session, interim=False)
-        posted = await post_charge(transaction, book, session, stored, why, free=free)
+        if not free:
+            session = accepting(session, stored, stored.charge())
+            stored = await load_evidence(transaction, session, interim=False)
+        look_at = None if free else late_look_at(book.now, book.now, by.rerate_window)
+        posted = await post_charge(transaction, book, session, stored, why, free=free, due_at=look_at)
         await posted.store(transaction, await book.close())
     elif free:
         await _write_off_charged(transaction, book, session, why, asked.reason, by)
@@ -302,6 +329,16 @@ async def decide_review(
     if settled is None:
         raise RuntimeError("a session under lock is gone")
     return await session_document(transaction, settled)
+
+
+def accepting(session: Session, stored: StoredEvidence, rated: Charge) -> Session:
+    """The session once a person has accepted ``stored`` evidence: if its timeline has shrunk, that is the measure now.
+
+    Earlier pulls told of more that was said; that it is gone is decided, so that alone is no contradiction any more.
+    """
+    if Anomaly.TIMELINE_SHRANK not in rated.anomalies or stored.rated is None:
+        return session
+    return replace(session, accepted_snapshot=stored.rated.n)
 
 
 async def _write_off_charged(
@@ -325,9 +362,25 @@ async def _settle_charged(
     transaction: Transaction, book: Book, session: Session, why: str, reason: str, by: Correcting
 ) -> None:
     rating = await rate_again(transaction, session)
+    if rating.is_news and not rating.seen_before:
+        session = accepting(session, rating.stored, rating.rated)
+        rating = await rate_again(transaction, session)
+    # What is in the customer's favour is never too late; more is charged only while a rating is possible as well.
+    too_late = rating.rated.amount > rating.before and not within_window(session, by.now, by.rerate_window)
+    if too_late:
+        why = f"{TOO_LATE_FOR_MORE}; {why}"
     anomalies = sorted(anomaly.value for anomaly in rating.rated.anomalies)
-    await settle_again(transaction, book, session, why, anomalies=anomalies)
-    if not rating.is_news or rating.seen_before:
+    look_at = late_look_at(session.settled_at or book.now, book.now, by.rerate_window)
+    await settle_again(
+        transaction,
+        book,
+        session,
+        why,
+        due_at=look_at,
+        anomalies=anomalies,
+        accepted_snapshot=session.accepted_snapshot,
+    )
+    if too_late or not rating.is_news or rating.seen_before:
         await book.close()
         return
     difference, _ = _correct(book, session, rating, reason, by)

@@ -8,6 +8,7 @@ for again. The second one writes answer and audit, under the key, and brings the
 from collections.abc import Mapping
 
 from app.budget import provider_busy
+from app.core.access import Actor
 from app.core.budget import NotNow
 from app.core.ids import AccountThing
 from app.core.lifecycle import RECONCILED, State
@@ -35,7 +36,7 @@ class Endings:
         self._gabber = gabber
         self._clock = clock
 
-    async def end(self, session_key: AccountThing, key: IdempotencyKey | None, actor: str) -> Answer:
+    async def end(self, session_key: AccountThing, key: IdempotencyKey | None, actor: Actor) -> Answer:
         """Have the provider end a session: 202 with the session, which is over when its evidence says so.
 
         Raises a :class:`~app.errors.Problem`: 404, 409 ``capability-missing`` or ``session-not-live``, 502
@@ -71,7 +72,7 @@ class Endings:
         return session.provider_session_id
 
     async def _record(
-        self, session_key: AccountThing, key: IdempotencyKey | None, actor: str, outcome: Mapping[str, str]
+        self, session_key: AccountThing, key: IdempotencyKey | None, actor: Actor, outcome: Mapping[str, str]
     ) -> Answer:
         async with keyed_transaction(self._database, session_key.account_id, key) as transaction:
             now = self._clock.now()

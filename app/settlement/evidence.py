@@ -35,6 +35,8 @@ class StoredEvidence:
     rated: Snapshot | None
     last_n: int
     """The number of the last snapshot in it, which need not be the one that is rated; 0 if there is none."""
+    accepted_snapshot: int | None = None
+    """The number of the snapshot that a person accepted though its timeline had shrunk; null: none was."""
     engine_version: str = ENGINE_VERSION
 
     def charge(self) -> Charge:
@@ -56,7 +58,8 @@ async def load_evidence(
     """The evidence as it stands now."""
     found = list(snapshots) if snapshots is not None else await load_snapshots(transaction, session.key)
     heartbeats = (await load_heartbeats(transaction, [session]))[session.id]
-    return _assemble(session, await card_of_session(transaction, session), heartbeats, found, interim=interim)
+    card = await card_of_session(transaction, session)
+    return _assemble(session, card, heartbeats, found, interim=interim, accepted=session.accepted_snapshot)
 
 
 async def load_charged_evidence(
@@ -70,7 +73,8 @@ async def load_charged_evidence(
         snapshots = await load_snapshots(transaction, session.key, up_to=row.snapshot_n)
     card = await card_of_session(transaction, session, row.rate_card_id)
     found = [snapshot for snapshot in snapshots if snapshot.n <= row.snapshot_n]
-    stored = _assemble(session, card, unpack_instants(row.ticks), found, interim=False)
+    ticks = unpack_instants(row.ticks)
+    stored = _assemble(session, card, ticks, found, interim=False, accepted=row.accepted_snapshot)
     return replace(stored, engine_version=row.engine_version)
 
 
@@ -88,7 +92,8 @@ async def load_new_evidence(
             news = after.n
     heartbeats = (await load_heartbeats(transaction, [session]))[session.id]
     card = await card_of_session(transaction, session, rate_card_id)
-    return _assemble(session, card, heartbeats, [item for item in found if item.n <= max(news, 1)], interim=False)
+    found = [item for item in found if item.n <= max(news, 1)]
+    return _assemble(session, card, heartbeats, found, interim=False, accepted=session.accepted_snapshot)
 
 
 def _assemble(
@@ -98,6 +103,7 @@ def _assemble(
     found: Sequence[Snapshot],
     *,
     interim: bool,
+    accepted: int | None,
 ) -> StoredEvidence:
     # Without a pull the timeline is as good as empty: nothing is billed, and the start is the origin.
     pulls = [snapshot.pull for snapshot in found] or [
@@ -113,8 +119,9 @@ def _assemble(
         card=card,
         authorized=session.authorized,
         interim=interim,
+        accepted=next((i for i, item in enumerate(found) if item.n == accepted), 0),
     )
-    return StoredEvidence(evidence, rated, found[-1].n if found else 0)
+    return StoredEvidence(evidence, rated, found[-1].n if found else 0, accepted)
 
 
 def evidence_digest(stored: StoredEvidence) -> bytes:
@@ -130,6 +137,8 @@ def evidence_digest(stored: StoredEvidence) -> bytes:
         "rate_card": {name: str(value) for name, value in _flat(write_rate_card(evidence.card))},
         "authorized": evidence.authorized,
     }
+    if stored.accepted_snapshot is not None:
+        content["accepted_snapshot"] = stored.accepted_snapshot
     return hashlib.sha256(dumps(content).encode()).digest()
 
 

@@ -4,20 +4,25 @@ Candidates are read without locks; each is claimed by a conditional update of it
 candidates get different sessions, and no statement touches two accounts.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Select, and_, bindparam, or_, select, union_all, update
+from sqlalchemy import ColumnElement, Select, and_, bindparam, or_, select, union_all, update
 
 from app.core.ids import AccountThing
 from app.core.lifecycle import RECONCILED, State
 from app.core.units import US_PER_S, Instant, Micros
+from app.core.waits import CLOCK_MARGIN
 from app.db.database import Database
 from app.db.tables import sessions
 from app.db.types import InstantType
 from app.ports.clock import Clock
 from app.ports.ids import Ids
+
+MAX_NEARER: Final = 1_000
+"""Due times that one call brings nearer."""
 
 LEASE_MARGIN: Final = Micros(30 * US_PER_S)
 """A lease outlives the longest pull by this."""
@@ -37,12 +42,14 @@ _answers_to_requests = sessions.c.state.in_([State.SETTLED.value, State.REVIEW.v
 
 
 def _due() -> Select[Any]:
-    pulls = and_(sessions.c.state.in_(_PULLED), sessions.c.provider_session_id.is_not(None))
-    failed = sessions.c.attempts > 0
     now = bindparam("now", type_=InstantType)
+    # The hold of a review that took too long is freed before anything else, which needs no pull.
+    looked_at = (sessions.c.state == State.REVIEW.value) & ((sessions.c.hold_until > now).is_not(False))
+    pulls = and_(or_(sessions.c.state.in_(_PULLED), looked_at), sessions.c.provider_session_id.is_not(None))
+    failed = sessions.c.attempts > 0
     found = [
         select(sessions.c.account_id, sessions.c.id, sessions.c.due_at, pulls.label("pulls"), failed.label("failed"))
-        .where(sessions.c.due_at <= now, or_(sessions.c.lease_until.is_(None), sessions.c.lease_until < now), kind)
+        .where(sessions.c.due_at <= now, _free(now, bindparam("too_far", type_=InstantType)), kind)
         .order_by(sessions.c.due_at)
         .limit(bindparam("limit"))
         .subquery()
@@ -52,13 +59,26 @@ def _due() -> Select[Any]:
     return select(both).order_by(both.c.due_at)
 
 
+def _free(now: Any, too_far: Any) -> ColumnElement[bool]:
+    """``too_far``: no lease of a clock like ours ends after this."""
+    return or_(sessions.c.lease_until.is_(None), sessions.c.lease_until < now, sessions.c.lease_until > too_far)
+
+
+def _far(state: State, at: Instant) -> ColumnElement[bool]:
+    return and_(sessions.c.state == state.value, sessions.c.due_at > at)
+
+
 _DUE: Final = _due()
 
 
 class Leases:
     """Leases sessions that are due."""
 
-    def __init__(self, database: Database, clock: Clock, ids: Ids, lease: Micros) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, ids: Ids, lease: Micros, waits: Mapping[State, Micros]
+    ) -> None:
+        """``lease``: how long one lasts. ``waits``: how far ahead a due time may lie, by the session's state."""
+        self._waits = waits
         self._database = database
         self._clock = clock
         self._ids = ids
@@ -70,15 +90,16 @@ class Leases:
         Each kind is looked for by itself, so that any number of one never hides the other.
         """
         now = self._clock.now()
+        with_leases = {"now": now, "limit": limit, "too_far": self._too_far(now)}
         async with self._database.reading() as transaction:
-            rows = await transaction.execute(_DUE, {"now": now, "limit": limit})
+            rows = await transaction.execute(_DUE, with_leases)
             return [Due(AccountThing(row.account_id, row.id), row.pulls, row.failed) for row in rows]
 
     async def take(self, session: AccountThing, *, even_if_not_due: bool = False) -> UUID | None:
         """The token of a lease on the session; null if it is leased to somebody or not due (any more)."""
         now = self._clock.now()
         token = self._ids.new()
-        free = or_(sessions.c.lease_until.is_(None), sessions.c.lease_until < now)
+        free = _free(now, self._too_far(now))
         due = or_(sessions.c.due_at.is_not(None), _answers_to_requests) if even_if_not_due else sessions.c.due_at <= now
         async with self._database.transaction() as transaction:
             claimed = await transaction.execute(
@@ -88,6 +109,39 @@ class Leases:
                 .returning(sessions.c.id)
             )
             return token if claimed.one_or_none() is not None else None
+
+    def _too_far(self, now: Instant) -> Instant:
+        """No lease that anybody took by a clock like ours ends after this."""
+        return Instant(now + self._lease + CLOCK_MARGIN)
+
+    async def bring_nearer(self) -> int:
+        """Make due what our clock, which was set back since, would keep waiting for too long; how many that were.
+
+        A wait whose end decides against a session, that for its first heartbeat, begins anew; whatever is merely
+        looked at when it is due is due now.
+        """
+        now = self._clock.now()
+        waits = self._waits.items()
+        far = or_(*(_far(state, Instant(now + wait + CLOCK_MARGIN)) for state, wait in waits))
+        # The first condition is what the index of due times answers.
+        nearest = Instant(now + min(self._waits.values()) + CLOCK_MARGIN)
+        found = (
+            select(sessions.c.account_id, sessions.c.id, sessions.c.state, sessions.c.due_at)
+            .where(sessions.c.due_at > nearest, far)
+            .limit(MAX_NEARER)
+        )
+        async with self._database.reading() as transaction:
+            rows = (await transaction.execute(found)).all()
+        for row in rows:
+            anew = State(row.state) is State.UNCONFIRMED
+            async with self._database.transaction() as transaction:
+                await transaction.execute(
+                    update(sessions)
+                    .where(sessions.c.account_id == row.account_id, sessions.c.id == row.id)
+                    .where(sessions.c.state == row.state, sessions.c.due_at == row.due_at)
+                    .values(due_at=Instant(now + self._waits[State.UNCONFIRMED]) if anew else now)
+                )
+        return len(rows)
 
     async def release(self, session: AccountThing, token: UUID) -> None:
         """Give a lease back, if it is still ours: nothing was done, and the session is due as before."""

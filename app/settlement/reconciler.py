@@ -35,6 +35,9 @@ MAX_PLAIN_AT_ONCE: Final = 4
 PLACE_PATIENCE: Final = Micros(US_PER_S)
 """A round waits so long for a place; then the next one looks anew."""
 
+DECISION_PATIENCE: Final = Micros(10 * US_PER_S)
+"""So long somebody who decides a review waits for its timeline."""
+
 MAX_BATCH: Final = 200
 log = structlog.get_logger(__name__)
 
@@ -65,6 +68,7 @@ class Reconciler:
         self._receiving = receiving
         self._limits = limits
         self._working: dict[asyncio.Task[Outcome | NotNow], Due] = {}
+        self._asked: set[asyncio.Task[Outcome | NotNow]] = set()
         self._filling = False
 
     async def run_due(self) -> int:
@@ -74,8 +78,25 @@ class Reconciler:
 
     async def finish(self) -> None:
         """Wait for what was begun."""
-        while self._working:
-            await asyncio.wait(self._working)
+        while self._working or self._asked:
+            await asyncio.wait([*self._working, *self._asked])
+
+    async def bring_up_to_date(self, key: AccountThing) -> None:
+        """Pull the timeline of a session in review for whoever is about to decide about it.
+
+        Waits no longer than :data:`DECISION_PATIENCE`: without an answer, what is stored has to do. The pull may go on
+        then; the decision takes its lease away.
+
+        Raises :class:`~app.db.database.DatabaseUnavailable`.
+        """
+        async with self._database.reading() as transaction:
+            session = await load_session(transaction, key)
+        if session is None or session.state is not State.REVIEW or session.provider_session_id is None:
+            return
+        task = asyncio.create_task(self._guarded(key, None, now_please=True), name=f"before a decision {key.id}")
+        self._asked.add(task)
+        task.add_done_callback(self._asked.discard)
+        await asyncio.wait({task}, timeout=self._clock.real_seconds(DECISION_PATIENCE))
 
     async def fill(self) -> list[asyncio.Task[Outcome | NotNow]]:
         """Begin to work on sessions that are due, oldest first, each in a place of its own; answers what was begun.
@@ -139,10 +160,12 @@ class Reconciler:
             await asyncio.sleep(0)  # what is done leaves its place
         return True
 
-    async def _guarded(self, session: AccountThing, permit: Permit | None) -> Outcome | NotNow:
+    async def _guarded(
+        self, session: AccountThing, permit: Permit | None, *, now_please: bool = False
+    ) -> Outcome | NotNow:
         """One session's trouble never stops the others: its lease runs out and it is tried again."""
         try:
-            return await self.reconcile(session, permit=permit)
+            return await self.reconcile(session, permit=permit, now_please=now_please)
         except DatabaseUnavailable:
             log.warning("reconcile.database_unavailable", session_id=str(session.id))
         except Exception:
@@ -157,6 +180,7 @@ class Reconciler:
         ``permit``: one that was reserved for its pull. NotNow: the provider takes no request; the session stays due.
         """
         used = False
+        asked_at = self._clock.now()
         try:
             token = await self._leases.take(key, even_if_not_due=now_please)
             if token is None:
@@ -174,14 +198,14 @@ class Reconciler:
             return pulled
         charged = session is not None and session.state is State.SETTLED
         try:
-            return await self._write(key, token, pulled, charged=charged)
+            return await self._write(key, token, pulled, charged=charged, asked_at=asked_at)
         except DatabaseUnavailable:
             raise
         except Exception as error:
             log.exception("reconcile.broke", session_id=str(key.id))
-            return await self._set_aside(key, token, type(error).__name__)
+            return await self._set_aside(key, token, type(error).__name__, asked_at)
 
-    async def _set_aside(self, key: AccountThing, token: UUID, error: str) -> Outcome:
+    async def _set_aside(self, key: AccountThing, token: UUID, error: str, asked_at: Instant) -> Outcome:
         """What cannot be worked on is tried again, each time after a longer while; after too long it is a review."""
         async with self._database.transaction() as transaction:
             now = self._clock.now()
@@ -189,20 +213,32 @@ class Reconciler:
             if found is None:
                 return Outcome.NOT_OURS
             book, session = found
-            outcome = await self._work(transaction, book, session, now).put_off_what_broke(error)
+            outcome = await self._work(transaction, book, session, now, asked_at).put_off_what_broke(error)
             await book.close()
         return outcome
 
     def _to_pull(self, session: Session | None, *, asked: bool) -> str | None:
-        """The provider's id of a session whose timeline is to be pulled; in review, only if somebody ``asked``."""
+        """The provider's id of a session whose timeline is to be pulled.
+
+        A review whose hold is to be freed goes without, so that nothing of what was pulled can stand in the way of
+        that; unless somebody ``asked`` for the pull.
+        """
         if session is None:
             return None
-        late = may_be_rated_again(session, self._clock.now(), self._limits.rerate_window)
-        reviewed = asked and session.state is State.REVIEW
+        now = self._clock.now()
+        late = may_be_rated_again(session, now, self._limits.rerate_window)
+        frees = session.hold_until is not None and session.hold_until <= now
+        reviewed = session.state is State.REVIEW and (asked or not frees)
         return session.provider_session_id if session.state in RECONCILED or late or reviewed else None
 
     async def _write(
-        self, key: AccountThing, token: UUID, pulled: PulledTimeline | PullFailed | None, *, charged: bool = False
+        self,
+        key: AccountThing,
+        token: UUID,
+        pulled: PulledTimeline | PullFailed | None,
+        *,
+        asked_at: Instant,
+        charged: bool = False,
     ) -> Outcome:
         """``charged``: the session had been settled when its lease was taken, and so it is under the same lease."""
         async with self._database.transaction() as transaction:
@@ -211,7 +247,7 @@ class Reconciler:
             if found is None:
                 return Outcome.NOT_OURS
             book, session = found
-            work = self._work(transaction, book, session, now)
+            work = self._work(transaction, book, session, now, asked_at)
             # Whoever asks for a pull out of turn does not shorten a wait.
             due = session.due_at is not None and session.due_at <= now
             match session.state:
@@ -225,13 +261,8 @@ class Reconciler:
                     outcome = await work.take_in(pulled)
                 case State.LIVE | State.OVER if isinstance(pulled, PullFailed):
                     outcome = await work.put_off(pulled)
-                case State.REVIEW if due:
-                    outcome = await work.free_the_credits_of_a_long_review()
-                case State.REVIEW if isinstance(pulled, PulledTimeline):
-                    outcome = await work.keep_for_the_review(pulled)
-                case State.REVIEW if isinstance(pulled, PullFailed):
-                    await change_session(transaction, session, **RELEASED)
-                    outcome = Outcome.PULL_FAILED
+                case State.REVIEW:
+                    outcome = await work.wait_for_a_decision(pulled, due=due)
                 case _:
                     await change_session(transaction, session, **RELEASED)
                     outcome = Outcome.NOT_OURS
@@ -249,5 +280,15 @@ class Reconciler:
             return None
         return book, session
 
-    def _work(self, transaction: Transaction, book: Book, session: Session, now: Instant) -> Work:
-        return Work(transaction, book, session, now, self._limits, self._randomness, self._receiving, self._ledger)
+    def _work(self, transaction: Transaction, book: Book, session: Session, now: Instant, asked_at: Instant) -> Work:
+        return Work(
+            transaction,
+            book,
+            session,
+            now,
+            self._limits,
+            self._randomness,
+            self._receiving,
+            self._ledger,
+            asked_at,
+        )

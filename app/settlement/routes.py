@@ -12,21 +12,24 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.budget import provider_busy
+from app.core.access import Own, Scope
 from app.core.budget import NotNow
+from app.core.charge import Charge
 from app.core.ids import AccountThing, Kind, public_id
 from app.core.lifecycle import State
 from app.core.lossless_json import dumps, plain_json
 from app.core.outages import Outage
-from app.core.units import Instant, MicroCredits, format_credits, format_instant
+from app.core.units import Instant, MicroCredits, Micros, format_credits, format_instant
 from app.db.database import Database, Transaction
 from app.db.tables import ticks
 from app.errors import BUSY, PROVIDER_UNAVAILABLE, Problem
+from app.http.access import actor_of, allowed
 from app.http.answers import json_response
-from app.http.auth import actor_of
 from app.http.bodies import read_bounded
 from app.http.idempotency import idempotency_key
 from app.http.pages import Cursor, Limit, cursor_instant, make_cursor, page, page_limit, read_cursor
 from app.ledger.rows import paid_debits
+from app.ports.clock import Clock
 from app.pricing.explanation import explain
 from app.receiving import Receiving
 from app.sessions.documents import session_document
@@ -34,7 +37,7 @@ from app.sessions.heartbeats import load_heartbeats
 from app.sessions.records import Session, load_session
 from app.sessions.routes import session_key, unknown_session
 from app.settlement.charges import load_charges
-from app.settlement.corrections import rate_again
+from app.settlement.corrections import rate_again, within_window
 from app.settlement.ending import Endings
 from app.settlement.evidence import StoredEvidence, load_charged_evidence, load_evidence
 from app.settlement.own_outages import with_own_outages
@@ -46,8 +49,13 @@ LoadOutages = Callable[[Transaction, Instant], Awaitable[Sequence[Outage]]]
 """Our outages from an instant on, as :meth:`app.receiving.Receiving.outages` finds them."""
 
 
-async def charge_document(transaction: Transaction, key: AccountThing, load_outages: LoadOutages) -> dict[str, Any]:
-    """The explanation of a session's posted charge or, while there is none, of what has accrued. 404 if unknown."""
+async def charge_document(
+    transaction: Transaction, key: AccountThing, load_outages: LoadOutages, *, now: Instant, rerate_window: Micros
+) -> dict[str, Any]:
+    """The explanation of a session's posted charge or, while there is none, of what has accrued. 404 if unknown.
+
+    ``rerate_window``: so long after its settlement a review can still raise its charge.
+    """
     session = await load_session(transaction, key)
     if session is None:
         raise unknown_session()
@@ -70,48 +78,78 @@ async def charge_document(transaction: Transaction, key: AccountThing, load_outa
         "session_id": session.public_id,
         "state": session.state.value,
         "final": final,
-        "proposed": await _proposed(transaction, session, stored, final=final),
-        **(await _posted(transaction, session, versions[0]) if final else _NOTHING_POSTED),
+        **await _proposed(transaction, session, stored, now=now, rerate_window=rerate_window),
+        **(await _posted(transaction, session, versions, rated) if final else _NOTHING_POSTED),
         "snapshot": None if stored.rated is None else stored.rated.n,
+        "accepted_snapshot": stored.accepted_snapshot,
         "heartbeats": [format_instant(heartbeat) for heartbeat in stored.evidence.heartbeats],
     }
 
 
-_NOTHING_POSTED: Final = {"entry_id": None, "charged": None, "given_back": None}
+_NOTHING_POSTED: Final = {"entry_id": None, "charged": None, "given_back": None, "leakage": None}
 
 
 async def _proposed(
-    transaction: Transaction, session: Session, stored: StoredEvidence, *, final: bool
-) -> dict[str, Any] | None:
+    transaction: Transaction, session: Session, stored: StoredEvidence, *, now: Instant, rerate_window: Micros
+) -> dict[str, Any]:
     """What a session in review comes to if it is settled: on all evidence there is by now, by the same prices."""
     if session.state is not State.REVIEW:
-        return None
-    if final:
-        stored = (await rate_again(transaction, session)).stored
-    return explain(stored.charge(), stored.evidence.card, stored.engine_version)
+        return {"proposed": None, "settles_at": None}
+    if session.charged is None:
+        rated = stored.charge()
+        settles_at = rated.amount
+    else:
+        rating = await rate_again(transaction, session)
+        stored, rated = rating.stored, rating.rated
+        may_rise = within_window(session, now, rerate_window)
+        settles_at = rated.amount if may_rise else min(rated.amount, rating.before)
+    return {
+        "proposed": explain(rated, stored.evidence.card, stored.engine_version),
+        "settles_at": format_credits(settles_at),
+    }
 
 
-async def _posted(transaction: Transaction, session: Session, first: Row[Any]) -> dict[str, Any]:
-    """What the ledger has of it: the first debit, what was charged in all, and what was given back of that."""
-    entry_id = first.entry_id
+async def _posted(
+    transaction: Transaction, session: Session, versions: Sequence[Row[Any]], rated: Charge
+) -> dict[str, Any]:
+    """What the ledger has of it: the first debit, what was charged in all, and what was given back of that.
+
+    ``versions``: its charges, the last of which was ``rated`` at what it would be if nothing were leakage.
+    """
+    entry_id = versions[0].entry_id
+    leakage = max(0, rated.amount - versions[-1].amount) + rated.beyond_authorization
     debits = await paid_debits(transaction, session.account_id, session.id)
     gross = sum(debit.gross for debit in debits)
     return {
         "entry_id": None if entry_id is None else public_id(Kind.ENTRY, session.account_id, entry_id),
         "charged": format_credits(MicroCredits(gross)),
         "given_back": format_credits(MicroCredits(gross - sum(debit.left for debit in debits))),
+        "leakage": format_credits(MicroCredits(leakage)),
     }
 
 
-def settlement_routes(database: Database, reconciler: Reconciler, endings: Endings, receiving: Receiving) -> APIRouter:
+def settlement_routes(
+    database: Database,
+    reconciler: Reconciler,
+    endings: Endings,
+    receiving: Receiving,
+    clock: Clock,
+    *,
+    rerate_window: Micros,
+) -> APIRouter:
     router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
 
     @router.get("/{session_id}/charge", summary="What a session costs, and why")
+    @allowed(Scope.READ, own=Own.SESSION)
     async def get_charge(session_id: str) -> Response:
         async with database.reading() as transaction:
-            return json_response(await charge_document(transaction, session_key(session_id), receiving.outages))
+            key, now = session_key(session_id), clock.now()
+            return json_response(
+                await charge_document(transaction, key, receiving.outages, now=now, rerate_window=rerate_window)
+            )
 
     @router.get("/{session_id}/heartbeats", summary="The heartbeats that we received, in order")
+    @allowed(Scope.READ)
     async def heartbeats(session_id: str, limit: Limit = None, cursor: Cursor = None) -> Response:
         async with database.reading() as transaction:
             return json_response(
@@ -119,11 +157,13 @@ def settlement_routes(database: Database, reconciler: Reconciler, endings: Endin
             )
 
     @router.get("/{session_id}/snapshots", summary="The timelines that we pulled, digit for digit")
+    @allowed(Scope.READ)
     async def snapshots(session_id: str, limit: Limit = None, cursor: Cursor = None) -> Response:
         async with database.reading() as transaction:
             return json_response(await _snapshots_page(transaction, session_key(session_id), page_limit(limit), cursor))
 
     @router.post("/{session_id}/reconcile", summary="Pull the timeline now")
+    @allowed(Scope.SESSIONS_WRITE, "session.reconcile")
     async def reconcile(session_id: str) -> Response:
         key = session_key(session_id)
         async with database.reading() as transaction:
@@ -143,6 +183,7 @@ def settlement_routes(database: Database, reconciler: Reconciler, endings: Endin
             return json_response(await session_document(transaction, session))
 
     @router.post("/{session_id}/end", summary="Have the provider end a session", status_code=202)
+    @allowed(Scope.SESSIONS_WRITE, "session.end")
     async def end(session_id: str, request: Request) -> Response:
         key = idempotency_key(request, await read_bounded(request))
         return (await endings.end(session_key(session_id), key, actor_of(request))).response()

@@ -1,6 +1,6 @@
 """What is done to one session in one transaction: a step, a hold lowered, a charge, a later attempt."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -9,32 +9,40 @@ from uuid import UUID
 
 import structlog
 
+from app.core.access import Actor
 from app.core.charge import Charge, Evidence, charge
 from app.core.lifecycle import RECONCILED, State
 from app.core.outages import Outage, passed_by
-from app.core.settlement import Over, Review, Settle, StillLive, contradicting, decide, over_at
+from app.core.settlement import Over, Review, Settle, StillLive, contradicting, decide, failing_from, over_at
 from app.core.units import US_PER_S, Instant, MicroCredits, Micros, seconds
+from app.core.waits import JITTER_PARTS, longest_waits
 from app.core.worst_case import largest_remaining_charge
 from app.db.database import Transaction
 from app.events.outbox import EventType
 from app.gabber import PulledTimeline, PullFailed, PullFailure
+from app.gabber.wire import MAX_RETRY_AFTER
 from app.ledger.book import Book, LedgerPorts
 from app.ports.randomness import Randomness
 from app.receiving import Receiving
 from app.sessions.records import STEP_EVENTS, Session, change_session, load_session, take_step
+from app.sessions.start import STARTING_MARGIN
 from app.settlement.charges import NewCharge, post_charge
-from app.settlement.corrections import Correcting, correct_by_late_evidence, may_be_rated_again, rate_again
+from app.settlement.corrections import (
+    LATE_LOOK_PARTS,
+    Correcting,
+    correct_by_late_evidence,
+    may_be_rated_again,
+    rate_again,
+)
 from app.settlement.evidence import StoredEvidence, card_of_session, load_evidence
-from app.timelines.snapshots import add_snapshot, is_news, load_snapshots
+from app.timelines.snapshots import Snapshot, add_snapshot, is_news, load_snapshots
 
-LATE_CHECK_PARTS: Final = 3
-"""A settled session is looked at once more for late evidence after this part of the time in which it may be rated
-again."""
-
-ACTOR: Final = "reconciliation"
+ACTOR: Final = Actor("reconciliation")
 """Who rates a session again by itself, in the audit log."""
 
 MAX_BACKOFF: Final = Micros(3600 * US_PER_S)
+"""No failure, and nothing that a review waits for, puts the next pull off for longer."""
+
 RELEASED: Final = {"lease_token": None, "lease_until": None}
 
 log = structlog.get_logger(__name__)
@@ -66,6 +74,18 @@ class ReconcileLimits:
     rerate_window: Micros
     goodwill: Micros
 
+    def longest_waits(self, provider_timeout: Micros) -> Mapping[State, Micros]:
+        """How far ahead a session's due time may lie, by its state."""
+        return longest_waits(
+            provider_timeout=provider_timeout,
+            starting_margin=STARTING_MARGIN,
+            unconfirmed_ttl=self.unconfirmed_ttl,
+            retry=max(self.reconcile_interval, MAX_BACKOFF, MAX_RETRY_AFTER),
+            settle_delay=self.settle_delay,
+            review_after=self.review_after,
+            late_look=Micros(self.rerate_window // LATE_LOOK_PARTS),
+        )
+
 
 class Work:
     """One session under lock, in one transaction."""
@@ -80,7 +100,9 @@ class Work:
         randomness: Randomness,
         receiving: Receiving,
         ledger: LedgerPorts,
+        asked_at: Instant,
     ) -> None:
+        """``asked_at``: when the work on it began, before its pull."""
         self._transaction = transaction
         self._book = book
         self._session = session
@@ -89,13 +111,15 @@ class Work:
         self._randomness = randomness
         self._receiving = receiving
         self._ledger = ledger
+        self._asked_at = asked_at
         self._charge: NewCharge | None = None
 
     # Starts that were never answered
 
     async def give_up_waiting_for_the_answer(self) -> Outcome:
         """The process that asked the provider died, or its answer was lost: only a heartbeat can tell now."""
-        due_at = Instant(max(self._now, self._session.requested_at + self._limits.unconfirmed_ttl))
+        ttl = self._limits.unconfirmed_ttl
+        due_at = Instant(max(self._now, min(self._session.requested_at, self._now) + ttl))
         await self._step(State.UNCONFIRMED, "the start was cut off", due_at=due_at)
         return Outcome.UNCONFIRMED
 
@@ -103,7 +127,8 @@ class Work:
         session = self._session
         waited = self._limits.unconfirmed_ttl
         until = passed_by(session.requested_at, waited, await self._outages_since(session.requested_at))
-        if until > self._now:
+        # Asked for in the future, by a clock that was set back since: it is due because that wait was begun anew then.
+        if until > self._now >= session.requested_at:
             # Nobody could have told us of it for a while: that does not count.
             await change_session(self._transaction, session, due_at=until, **RELEASED)
             return Outcome.UNCONFIRMED
@@ -111,36 +136,26 @@ class Work:
         await self._step(State.FAILED, "no heartbeat came", due_at=None)
         return Outcome.FAILED
 
-    async def free_the_credits_of_a_long_review(self) -> Outcome:
-        """Nobody decided in time: the user's credits are not kept waiting any longer; the session stays in review."""
-        self._book.account.release(self._session.id)
-        await change_session(self._transaction, self._session, due_at=None, **RELEASED)
-        why = "the review took too long: the hold is released"
-        self._book.emit(EventType.SESSION_REVIEW, {"session_id": self._session.public_id, "why": why})
-        return Outcome.REVIEW
-
     # Pulls
 
     async def put_off(self, failure: PullFailed) -> Outcome:
         """No timeline this time: try again later, each time after a longer while; after too long it is a review."""
         session = self._session
-        stored = await load_snapshots(self._transaction, session.key)
-        since = stored[-1].pull.received_at if stored else session.requested_at
-        # One failure is none: nobody may have asked for a long while before it. (Those by its rate are not counted.)
-        failing = session.attempts > 0 or failure.kind is PullFailure.RATE_LIMITED
-        if failing and self._now - since >= self._limits.evidence_wait:
+        since = self._failing_since()
+        if self._now - since >= self._limits.evidence_wait:
             why = f"no usable timeline for {seconds(self._limits.evidence_wait)} s: {failure.kind.code}"
-            await self._step(State.REVIEW, why, due_at=Instant(self._now + self._limits.review_after))
+            await self._review(why)
             return Outcome.REVIEW
         attempts, wait = self._after(failure)
-        due_at = self._soon(wait)
+        later: dict[str, Any] = {"attempts": attempts, "failing_since": since, "due_at": self._soon(wait)}
+        stored = await load_snapshots(self._transaction, session.key)
         evidence = (await load_evidence(self._transaction, session, interim=True, snapshots=stored)).evidence
         limit_over = Instant(charge(evidence).origin.at + session.time_limit + evidence.card.gap)
         if session.state is State.LIVE and self._now >= limit_over:
             # Past its limit it is over, whatever was said; what it costs only the timeline can tell.
-            await self._step(State.OVER, "past its time limit", over_at=limit_over, attempts=attempts, due_at=due_at)
+            await self._step(State.OVER, "past its time limit", over_at=limit_over, **later)
         else:
-            await change_session(self._transaction, session, attempts=attempts, due_at=due_at, **RELEASED)
+            await change_session(self._transaction, session, **later, **RELEASED)
         log.info("pull.failed", session_id=session.public_id, kind=failure.kind.code, attempts=attempts)
         return Outcome.PULL_FAILED
 
@@ -148,17 +163,17 @@ class Work:
         """The evidence, or a mistake of ours, keeps the session from being worked on."""
         session = self._session
         attempts, wait = session.attempts + 1, self._backoff(session.attempts + 1)
-        running = session.state in RECONCILED
-        if running and session.attempts and self._now - session.requested_at >= self._limits.evidence_wait:
-            until = Instant(self._now + self._limits.review_after)
-            await self._step(State.REVIEW, f"it cannot be worked on: {error}", due_at=until)
+        since = self._failing_since()
+        if session.state in RECONCILED and self._now - since >= self._limits.evidence_wait:
+            await self._review(f"it cannot be worked on: {error}")
             return Outcome.REVIEW
         # Whoever asks out of turn changes no wait: that of a review, above all, ends with the release of its hold.
         is_due = session.due_at is not None and session.due_at <= self._now
-        due_at = self._soon(wait) if is_due else session.due_at
+        due_at = _earlier(self._soon(wait), session.hold_until) if is_due else session.due_at
         if session.state is State.SETTLED and not may_be_rated_again(session, self._now, self._limits.rerate_window):
             due_at = None
-        await change_session(self._transaction, session, attempts=attempts, due_at=due_at, **RELEASED)
+        failed = {"attempts": attempts, "failing_since": since, "due_at": due_at}
+        await change_session(self._transaction, session, **failed, **RELEASED)
         return Outcome.PULL_FAILED
 
     async def take_in(self, pulled: PulledTimeline) -> Outcome:
@@ -170,7 +185,14 @@ class Work:
         interim = charge(stored.evidence)
         over = await self._over_at(interim, stored.evidence)
         pulled_at = snapshot.pull.requested_at
-        following = decide(interim, over=over, pulled_at=pulled_at, now=self._now, settle_delay=limits.settle_delay)
+        following = decide(
+            interim,
+            over=over,
+            pulled_at=pulled_at,
+            now=self._now,
+            settle_delay=limits.settle_delay,
+            longest=Micros(session.time_limit + stored.evidence.card.gap),
+        )
         match following:
             case StillLive():
                 at_the_latest = Instant(following.over_at + limits.settle_delay)
@@ -182,13 +204,7 @@ class Work:
                 return Outcome.UPDATED
             case Review():
                 await self._be_over(following.over_at)
-                await self._step(
-                    State.REVIEW,
-                    following.why,
-                    anomalies=_names(interim),
-                    accrued=interim.amount,
-                    due_at=Instant(self._now + limits.review_after),
-                )
+                await self._review(following.why, anomalies=_names(interim), accrued=interim.amount)
                 return Outcome.REVIEW
             case Settle():
                 await self._be_over(following.over_at)
@@ -232,6 +248,7 @@ class Work:
             "anomalies": _names(interim),
             "due_at": due_at,
             "attempts": 0,
+            "failing_since": None,
             "over_at": over,
         }
         if session.state is state:
@@ -248,7 +265,7 @@ class Work:
 
     async def _settle(self, stored: StoredEvidence) -> None:
         """The one debit of the session, and everything that goes with it."""
-        late_look = self._soon(Micros(self._limits.rerate_window // LATE_CHECK_PARTS))
+        late_look = self._soon(Micros(self._limits.rerate_window // LATE_LOOK_PARTS))
         self._charge = await post_charge(
             self._transaction, self._book, self._session, stored, "the final timeline is in", due_at=late_look
         )
@@ -258,14 +275,66 @@ class Work:
         if self._charge is not None:
             await self._charge.store(self._transaction, entry_ids)
 
-    async def keep_for_the_review(self, pulled: PulledTimeline) -> Outcome:
-        """More to judge by, for whoever decides: nothing but that changes."""
+    # Review
+
+    async def wait_for_a_decision(self, pulled: PulledTimeline | PullFailed | None, *, due: bool) -> Outcome:
+        """Keep what was pulled for whoever decides, until it is final; free the credits if that takes too long.
+
+        ``due``: else somebody asked for it, and no wait changes but that it may have become needless.
+        """
+        session = self._session
+        until = session.hold_until
+        if until is not None:
+            until = min(until, Instant(self._now + self._limits.review_after))  # our clock may have been set back
+        outcome = Outcome.NOT_OURS
+        if until is not None and until <= self._now:
+            self._free_the_credits_of_a_long_review()
+            until, outcome = None, Outcome.REVIEW
+        attempts, wait = session.attempts, self._limits.reconcile_interval
+        values: dict[str, Any] = {}
+        final = session.provider_session_id is None
+        if isinstance(pulled, PulledTimeline):
+            final, values = await self._keep_for_the_review(pulled)
+            attempts, wait, outcome = attempts + 1, self._backoff(attempts + 1), Outcome.UPDATED
+        elif isinstance(pulled, PullFailed):
+            attempts, wait = self._after(pulled)
+            outcome = Outcome.PULL_FAILED
+        if final:
+            values |= {"attempts": 0, "due_at": until}
+        elif due:
+            values |= {"attempts": attempts, "due_at": _earlier(self._soon(wait), until)}
+        await change_session(self._transaction, session, **values, hold_until=until, **RELEASED)
+        return outcome
+
+    def _free_the_credits_of_a_long_review(self) -> None:
+        """Nobody decided in time: the user's credits are not kept waiting any longer; the session stays in review."""
+        self._book.account.release(self._session.id)
+        why = "the review took too long: the hold is released"
+        self._book.emit(EventType.SESSION_REVIEW, {"session_id": self._session.public_id, "why": why})
+
+    async def _keep_for_the_review(self, pulled: PulledTimeline) -> tuple[bool, dict[str, Any]]:
+        """Whether nothing more is to be expected of further pulls, and what changes of the session."""
         session = self._session
         earlier = await load_snapshots(self._transaction, session.key)
-        if is_news(earlier, pulled):
-            await add_snapshot(self._transaction, session.key, pulled, earlier)
-        await change_session(self._transaction, session, **RELEASED)
-        return Outcome.UPDATED
+        charged = session.charged is not None
+        known = list(earlier)
+        new = is_news(earlier, pulled)
+        # What was never charged rests on its last silence as well, until that has come to its end.
+        if new or not (charged or await self._is_final(earlier, earlier[-1].pull.requested_at)):
+            known.append(await add_snapshot(self._transaction, session.key, pulled, earlier))
+        if charged:
+            rated = (await rate_again(self._transaction, session)).rated
+            return not contradicting(rated.anomalies), {"anomalies": _names(rated)}
+        stored = await load_evidence(self._transaction, session, interim=True, snapshots=known)
+        interim = charge(stored.evidence)
+        final = await self._is_final(known, pulled.requested_at) and not contradicting(interim.anomalies)
+        return final, {"anomalies": _names(interim), "accrued": interim.amount}
+
+    async def _is_final(self, known: Sequence[Snapshot], pulled_at: int) -> bool:
+        """Whether the session was over, by the evidence of ``known`` pulls, for long enough when one left."""
+        stored = await load_evidence(self._transaction, self._session, interim=True, snapshots=known)
+        over = await self._over_at(charge(stored.evidence), stored.evidence)
+        return pulled_at >= over + self._limits.settle_delay
 
     # After settlement
 
@@ -289,7 +358,7 @@ class Work:
             earlier = await load_snapshots(self._transaction, session.key)
             if is_news(earlier, pulled):
                 await add_snapshot(self._transaction, session.key, pulled, earlier)
-        done: dict[str, Any] = {"due_at": None if due else session.due_at, "attempts": 0}
+        done: dict[str, Any] = {"due_at": None if due else session.due_at, "attempts": 0, "failing_since": None}
         rating = await rate_again(self._transaction, session)
         if not rating.is_news or rating.seen_before:
             await change_session(self._transaction, session, **done, **RELEASED)
@@ -300,7 +369,8 @@ class Work:
             told = ", ".join(contradictions)
             why = f"contradicts itself: {told}" if told else "would lower its charge"
             why = f"evidence that came after the session was settled {why}"
-            await self._step(State.REVIEW, why, due_at=None, anomalies=_names(rating.rated))
+            due_at = self._soon(self._limits.reconcile_interval) if contradictions else None
+            await self._step(State.REVIEW, why, attempts=0, due_at=due_at, anomalies=_names(rating.rated))
             await self._book.close()
             return Outcome.REVIEW
         await change_session(self._transaction, session, anomalies=_names(rating.rated), **done, **RELEASED)
@@ -337,7 +407,17 @@ class Work:
     def _backoff(self, attempts: int) -> Micros:
         return Micros(min(self._limits.reconcile_interval << min(attempts - 1, 16), MAX_BACKOFF))
 
+    def _failing_since(self) -> Instant:
+        session = self._session
+        return failing_from(session.failing_since, due_at=session.due_at, asked_at=self._asked_at, now=self._now)
+
     # Steps
+
+    async def _review(self, why: str, **values: Any) -> None:
+        """A person must look; the hold is kept for a while."""
+        until = Instant(self._now + self._limits.review_after)
+        due_at = min(until, self._soon(self._limits.reconcile_interval))
+        await self._step(State.REVIEW, why, attempts=0, failing_since=None, hold_until=until, due_at=due_at, **values)
 
     async def _step(
         self,
@@ -358,7 +438,11 @@ class Work:
 
     def _soon(self, wait: Micros) -> Instant:
         """``wait`` from now, with a tenth of jitter, so that sessions started together do not stay together."""
-        return Instant(self._now + wait + self._randomness.below(max(1, wait // 10)))
+        return Instant(self._now + wait + self._randomness.below(max(1, wait // JITTER_PARTS)))
+
+
+def _earlier(at: Instant, other: Instant | None) -> Instant:
+    return at if other is None else min(at, other)
 
 
 def _names(result: Charge) -> list[str]:

@@ -445,14 +445,8 @@ BUGS: Final = (
         patches=(
             Patch(
                 "app.settlement.work",
-                """\
-                    accrued=interim.amount,
-                    due_at=Instant(self._now + limits.review_after),
-""",
-                """\
-                    accrued=interim.amount,
-                    due_at=None,
-""",
+                "        until = Instant(self._now + self._limits.review_after)\n",
+                "        until = None\n",
             ),
         ),
         found_by=_test(
@@ -460,12 +454,60 @@ BUGS: Final = (
         ),
     ),
     Bug(
+        name="due-when-the-clock-catches-up",
+        does="a review's hold waits for its due time however far ahead that lies since our clock was set back",
+        patches=(
+            Patch(
+                "app.settlement.leases",
+                "            .where(sessions.c.due_at > nearest, far)\n",
+                "            .where(sessions.c.due_at > nearest, far, sessions.c.state != State.REVIEW.value)\n",
+            ),
+        ),
+        found_by=_test("test_set_back.py::test_a_review_frees_its_credits"),
+    ),
+    Bug(
+        name="lease-until-the-clock-catches-up",
+        does="a lease from before our clock was set back keeps everybody from a session",
+        patches=(
+            Patch(
+                "app.settlement.leases",
+                "sessions.c.lease_until < now, sessions.c.lease_until > too_far)\n",
+                "sessions.c.lease_until < now)\n",
+            ),
+        ),
+        found_by=_test("test_set_back.py::test_rounds_find_sessions_that_are_leased_by_the_clock_of_before"),
+    ),
+    Bug(
+        name="lives-until-the-clock-catches-up",
+        does="a session that ran when our clock was set back keeps its hold until the clock is where it was",
+        patches=(
+            Patch(
+                "app.core.settlement",
+                "    if too_far(over, longest, now):\n",
+                "    if too_far(over, longest, over):\n",
+            ),
+        ),
+        found_by=_test("test_set_back.py::test_a_session_that_runs_comes_into_review_and_its_credits_free"),
+    ),
+    Bug(
+        name="our-pause-is-want-of-evidence",
+        does="two failed pulls with a long pause of our own between them send a session into review",
+        patches=(
+            Patch(
+                "app.core.settlement",
+                "    late = 0 if due_at is None else max(0, asked_at - due_at)\n",
+                "    late = 0\n",
+            ),
+        ),
+        found_by=_test("test_settlement.py::test_neither_are_two_with_a_long_pause_of_ours_between_them"),
+    ),
+    Bug(
         name="given-up-unheard",
         does="an ambiguous start is given up for a silence in which our own outage lasted",
         patches=(
             Patch(
                 "app.settlement.work",
-                "        if until > self._now:\n",
+                "        if until > self._now >= session.requested_at:\n",
                 "        if until < session.requested_at:\n",
             ),
         ),
@@ -496,13 +538,37 @@ BUGS: Final = (
         found_by=_test("test_late_evidence.py::test_a_timeline_that_shrank_is_for_a_person_to_judge"),
     ),
     Bug(
+        name="accepted-loss-held-against-it",
+        does="a timeline that grows again after an operator accepted its loss is held against what was lost",
+        patches=(
+            Patch(
+                "app.settlement.corrections",
+                "    return replace(session, accepted_snapshot=stored.rated.n)\n",
+                "    return session\n",
+            ),
+        ),
+        found_by=_test("test_late_evidence.py::test_what_grows_after_an_accepted_loss_is_charged_by_itself"),
+    ),
+    Bug(
+        name="accepted-loss-is-no-measure",
+        does="after an operator accepted a timeline's loss, a further one is no contradiction any more",
+        patches=(
+            Patch(
+                "app.core.alignment",
+                "    if max(pull.speech for pull in pulls[accepted:]) - rated.speech > SHRINK_TOLERANCE:\n",
+                "    if not accepted and max(pull.speech for pull in pulls) - rated.speech > SHRINK_TOLERANCE:\n",
+            ),
+        ),
+        found_by=Run(Layer.UNIT, only=("test_charging_constants.py",)),
+    ),
+    Bug(
         name="late-look-for-ever",
         does="late evidence changes a charge however long ago it was posted",
         patches=(
             Patch(
                 "app.settlement.corrections",
-                "    return settled and now - (session.settled_at or 0) <= window\n",
-                "    return settled\n",
+                "    return session.settled_at is not None and now - session.settled_at <= window\n",
+                "    return session.settled_at is not None\n",
             ),
         ),
         found_by=_test("test_late_evidence.py::test_after_a_long_outage_of_ours_it_is_too_late"),

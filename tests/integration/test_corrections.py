@@ -482,8 +482,9 @@ async def test_a_review_is_written_off_without_an_entry(talktime: World) -> None
     assert (answer["state"], answer["charged"], answer["held"]) == ("settled", "0", "0")
     assert await balance(talktime, user) == "100"
     assert await entries(talktime, user, "charge") == []
-    statement = f"select leakage from sessions where id = '{talktime.key(session).id}'"
-    assert ask(talktime.service.database.conninfo, statement) == [(15_000_000,)]
+    assert answer["leakage"] == "15"
+    charge = await talktime.get(f"/v1/sessions/{session['id']}/charge")
+    assert (charge["amount"], charge["charged"], charge["leakage"]) == ("15", "0", "15")
     problem(await post(talktime, f"/v1/sessions/{session['id']}/refund"), 409, "refund-exceeds-charge")
     problem(await post(talktime, f"/v1/sessions/{session['id']}/rerate"), 409, "session-written-off")
     assert answer["written_off"] is True
@@ -500,6 +501,28 @@ async def test_a_review_whose_hold_is_gone_draws_from_what_is_available(talktime
     answer = await done(talktime, f"/v1/sessions/{session['id']}/review", 200, action="settle")
     assert (answer["state"], answer["charged"]) == ("settled", "10")
     assert await balance(talktime, user) == "0"
+
+
+async def test_what_found_no_credits_is_told_as_leakage(talktime: World) -> None:
+    user = talktime.user()
+    await talktime.grant(user, "100")
+    session = await in_review(talktime, user)
+    path = f"/v1/sessions/{session['id']}/charge"
+    assert (session["leakage"], (await talktime.get(path))["leakage"]) == (None, None)
+    talktime.clock.advance(DAY)
+    await talktime.reconcile()
+    await done(talktime, f"/v1/users/{user}/adjustments", amount="-90")
+    answer = await done(talktime, f"/v1/sessions/{session['id']}/review", 200, action="settle")
+    assert (answer["charged"], answer["leakage"]) == ("10", "5")
+    charge = await talktime.get(path)
+    assert (charge["amount"], charge["charged"], charge["leakage"]) == ("15", "10", "5")
+    # A later rating that draws the rest leaves none, whatever there was at settlement.
+    await talktime.grant(user, "1000")
+    talktime.provider.say(session["provider_session_id"], ("agent", 20), ("silence", 20))
+    await talktime.service.reconciler.reconcile(talktime.key(session), now_please=True)
+    charge = await talktime.get(path)
+    assert (charge["charged"], charge["leakage"]) == (charge["amount"], "0")
+    assert (await talktime.session(session))["leakage"] == "5"
 
 
 async def test_a_decision_is_one_of_two(talktime: World) -> None:

@@ -1,13 +1,15 @@
 """What comes after a session was settled: one linked difference, or a review; never a second charge."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from app.core.units import Instant, format_instant, parse_instant
+from app.core.units import US_PER_S, Instant, Micros, format_instant, parse_instant
+from app.settlement.corrections import LATE_LOOK_PARTS, TOO_LATE_FOR_MORE
 from app.settlement.replay import replay
-from app.settlement.work import ACTOR, LATE_CHECK_PARTS, Outcome
+from app.settlement.work import ACTOR, Outcome
 from tests.support.invariants import findings
 from tests.support.postgres import WorkerDatabases, ask
 from tests.support.problems import problem
@@ -18,7 +20,7 @@ from tests.support.world import World, world
 pytestmark = pytest.mark.anyio
 
 WINDOW_S = 259_200
-ENOUGH_S = WINDOW_S / LATE_CHECK_PARTS * 1.1
+ENOUGH_S = WINDOW_S / LATE_LOOK_PARTS * 1.1
 """The planned look comes after a third of the window, and a tenth of jitter."""
 
 
@@ -65,7 +67,7 @@ async def test_a_look_is_planned_and_taken_once(talktime: World) -> None:
     user, session = await settled(talktime)
     say(talktime, session, ("agent", 12), ("silence", 200))
     pulls = len(talktime.provider.pulls)
-    talktime.clock.advance(WINDOW_S / LATE_CHECK_PARTS - 1)
+    talktime.clock.advance(WINDOW_S / LATE_LOOK_PARTS - 1)
     await talktime.reconcile()
     assert len(talktime.provider.pulls) == pulls, "not before its time"
     talktime.clock.advance(ENOUGH_S)
@@ -213,6 +215,44 @@ async def test_an_operator_has_the_difference_posted(talktime: World) -> None:
     assert await findings(talktime.service.database.conninfo) == []
 
 
+async def test_what_grows_after_an_accepted_loss_is_charged_by_itself(talktime: World) -> None:
+    """Still less than what was once said: what was accepted is the measure."""
+    user, session = await reviewed(talktime)
+    await decide(talktime, session, "settle")
+    assert (await talktime.session(session))["anomalies"] == []
+    say(talktime, session, ("agent", 7), ("silence", 200))
+    assert await reconcile(talktime, session) is Outcome.RATED_AGAIN
+    assert await amounts(talktime, user) == [("charge", "-15"), ("rerate", "6"), ("rerate", "-3")]
+    charge = await talktime.get(f"/v1/sessions/{session['id']}/charge")
+    assert (charge["amount"], charge["anomalies"], charge["snapshot"], charge["accepted_snapshot"]) == ("12", [], 5, 4)
+    async with talktime.service.database.reading() as transaction:
+        replayed = await replay(transaction, talktime.key(session))
+    assert [(one.version, one.differences) for one in replayed] == [(1, ()), (2, ()), (3, ())]
+    say(talktime, session, ("agent", 5), ("silence", 200))
+    assert await reconcile(talktime, session) is Outcome.REVIEW
+    assert "timeline_shrank" in (await talktime.session(session))["anomalies"], "but not a further loss"
+    assert await findings(talktime.service.database.conninfo) == []
+
+
+async def test_a_loss_that_was_accepted_before_it_was_charged_is_the_measure_as_well(talktime: World) -> None:
+    user = talktime.user()
+    await talktime.grant(user, "1000")
+    session = await talktime.start(user)
+    say(talktime, session, ("agent", 10), ("silence", 20))
+    await talktime.heartbeats_until(session, 30)
+    await reconcile(talktime, session)
+    say(talktime, session, ("agent", 4), ("silence", 60))
+    assert (await talktime.settle(session))["state"] == "review"
+    await decide(talktime, session, "settle")
+    assert await amounts(talktime, user) == [("charge", "-9")]
+    before = contents(talktime.service.database.conninfo)
+    assert await reconcile(talktime, session) is Outcome.UPDATED
+    assert contents(talktime.service.database.conninfo) == before, "what was accepted is no news"
+    say(talktime, session, ("agent", 6), ("silence", 60))
+    assert await reconcile(talktime, session) is Outcome.RATED_AGAIN
+    assert await amounts(talktime, user) == [("charge", "-9"), ("rerate", "-2")]
+
+
 async def test_an_operator_gives_all_of_it_back(talktime: World) -> None:
     user, session = await reviewed(talktime)
     shown = await decide(talktime, session, "write_off")
@@ -224,6 +264,52 @@ async def test_an_operator_gives_all_of_it_back(talktime: World) -> None:
     response = await talktime.client.post(f"/v1/sessions/{session['id']}/rerate", json={"reason": "x"})
     problem(response, 409, "session-written-off")
     assert await findings(talktime.service.database.conninfo) == []
+
+
+@pytest.mark.parametrize(
+    ("after_s", "agent_s", "posted"),
+    [
+        pytest.param(WINDOW_S - 3_600, 4, [("rerate", "6")], id="within the window, less"),
+        pytest.param(WINDOW_S - 3_600, 11, [("rerate", "-1")], id="within the window, more"),
+        pytest.param(10 * WINDOW_S, 4, [("rerate", "6")], id="after the window, less"),
+        pytest.param(10 * WINDOW_S, 11, [], id="after the window, more"),
+    ],
+)
+async def test_after_the_window_a_review_can_only_lower_the_charge(
+    talktime: World, after_s: int, agent_s: int, posted: list[tuple[str, str]]
+) -> None:
+    user, session = await reviewed(talktime)
+    say(talktime, session, ("agent", agent_s), ("silence", 200))
+    talktime.clock.advance(after_s)
+    proposed = (await talktime.get(f"/v1/sessions/{session['id']}/charge"))["settles_at"]
+    shown = await decide(talktime, session, "settle")
+    assert (shown["state"], shown["charged"]) == ("settled", "15")
+    assert await amounts(talktime, user) == [("charge", "-15"), *posted]
+    why = (await talktime.session(session))["steps"][-1]["why"]
+    assert why.startswith(TOO_LATE_FOR_MORE) is (not posted)
+    assert proposed == "9", "by the pull of before"
+    assert await findings(talktime.service.database.conninfo) == []
+
+
+async def test_what_a_review_would_settle_at_is_told(talktime: World) -> None:
+    _, session = await reviewed(talktime)
+    say(talktime, session, ("agent", 11), ("silence", 200))
+    await reconcile(talktime, session)
+    path = f"/v1/sessions/{session['id']}/charge"
+    charge = await talktime.get(path)
+    assert (charge["proposed"]["amount"], charge["settles_at"]) == ("16", "16")
+    talktime.clock.advance(WINDOW_S + 1)
+    charge = await talktime.get(path)
+    assert (charge["proposed"]["amount"], charge["settles_at"]) == ("16", "15"), "it is too late for more"
+    await decide(talktime, session, "settle")
+    assert (await talktime.get(path))["settles_at"] is None
+
+
+async def test_a_write_off_is_never_too_late(talktime: World) -> None:
+    user, session = await reviewed(talktime)
+    talktime.clock.advance(10 * WINDOW_S)
+    await decide(talktime, session, "write_off")
+    assert await amounts(talktime, user) == [("charge", "-15"), ("refund", "15")]
 
 
 async def test_what_was_refunded_meanwhile_is_not_given_back_again(talktime: World) -> None:
@@ -281,12 +367,87 @@ async def test_the_window_is_a_setting(databases: WorkerDatabases, providers: Pr
         assert await amounts(talktime, user) == [("charge", "-15"), ("rerate", "-2")]
 
 
-async def test_what_an_operator_settled_is_not_looked_at_by_plan(talktime: World) -> None:
-    user, session = await reviewed(talktime)
+@pytest.mark.parametrize(("action", "looks"), [("settle", 1), ("write_off", 0)])
+async def test_what_an_operator_settled_is_looked_at_like_any_other(talktime: World, action: str, looks: int) -> None:
+    _, session = await reviewed(talktime)
+    await decide(talktime, session, action)
+    pulls = len(talktime.provider.pulls)
+    talktime.clock.advance(WINDOW_S / LATE_LOOK_PARTS - 1)
+    await talktime.reconcile()
+    assert len(talktime.provider.pulls) == pulls, "not before its time"
+    await talktime.live_through(session, WINDOW_S)
+    assert len(talktime.provider.pulls) == pulls + looks
+
+
+async def test_a_review_that_ends_too_late_for_a_correction_is_not_looked_at_again(talktime: World) -> None:
+    _, session = await reviewed(talktime)
+    talktime.clock.advance(WINDOW_S * 2 / 3 + 1)
     await decide(talktime, session, "settle")
     pulls = len(talktime.provider.pulls)
-    say(talktime, session, ("agent", 12), ("silence", 200))
-    talktime.clock.advance(WINDOW_S)
-    await talktime.reconcile()
+    await talktime.live_through(session, WINDOW_S)
     assert len(talktime.provider.pulls) == pulls
-    assert len(await amounts(talktime, user)) == 2
+
+
+async def test_a_contradiction_is_pulled_again_until_somebody_decides(talktime: World) -> None:
+    user, session = await reviewed(talktime)
+    pulls = len(talktime.provider.pulls)
+    await talktime.live_through(session, 86_400)
+    assert 24 <= len(talktime.provider.pulls) - pulls <= 40, "each hour, after a while"
+    say(talktime, session, ("agent", 5), ("silence", 200))
+    await talktime.live_through(session, 4_000)
+    charge = await talktime.get(f"/v1/sessions/{session['id']}/charge")
+    assert (charge["amount"], charge["proposed"]["amount"]) == ("15", "10")
+    say(talktime, session, ("agent", 10.5), ("silence", 200))
+    await talktime.live_through(session, 4_000)
+    charge = await talktime.get(f"/v1/sessions/{session['id']}/charge")
+    assert charge["proposed"]["amount"] == "15.5"
+    assert (await talktime.session(session))["anomalies"] == []
+    pulls = len(talktime.provider.pulls)
+    await talktime.live_through(session, 20_000)
+    assert len(talktime.provider.pulls) == pulls, "nothing contradicts itself any more"
+    assert await amounts(talktime, user) == [("charge", "-15")]
+
+
+async def test_who_settles_a_review_settles_the_timeline_of_now(talktime: World) -> None:
+    user, session = await reviewed(talktime)
+    say(talktime, session, ("agent", 6), ("silence", 200))
+    await decide(talktime, session, "settle")
+    assert await amounts(talktime, user) == [("charge", "-15"), ("rerate", "4")]
+
+
+async def test_who_writes_a_review_off_needs_no_timeline(talktime: World) -> None:
+    _, session = await reviewed(talktime)
+    pulls = len(talktime.provider.pulls)
+    await decide(talktime, session, "write_off")
+    assert len(talktime.provider.pulls) == pulls
+
+
+@pytest.mark.parametrize("status", [500, 429])
+async def test_a_decision_goes_on_with_what_is_stored_if_the_provider_fails(talktime: World, status: int) -> None:
+    user, session = await reviewed(talktime)
+    say(talktime, session, ("agent", 6), ("silence", 200))
+    talktime.provider.timeline_status = status
+    await decide(talktime, session, "settle")
+    assert await amounts(talktime, user) == [("charge", "-15"), ("rerate", "6")]
+
+
+async def test_a_decision_does_not_wait_for_a_provider_that_hangs(
+    talktime: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.settlement.reconciler.DECISION_PATIENCE", Micros(US_PER_S // 5))
+    user, session = await reviewed(talktime)
+    say(talktime, session, ("agent", 6), ("silence", 200))
+    answers = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    async def hang() -> None:
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(answers.wait(), loop))
+
+    talktime.provider.before_timeline = hang
+    await decide(talktime, session, "settle")
+    talktime.provider.before_timeline = None
+    assert await amounts(talktime, user) == [("charge", "-15"), ("rerate", "6")]
+    before = contents(talktime.service.database.conninfo)
+    answers.set()
+    await talktime.service.reconciler.finish()
+    assert contents(talktime.service.database.conninfo) == before, "the decision took its lease away"

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from app.accounts.controls import ControlChangesDocument, change_controls
+from app.core.access import Actor
 from app.core.lossless_json import loads
 from app.core.units import parse_instant
 from app.db.tables import settings
@@ -237,7 +238,7 @@ async def test_a_stop_for_starts_outlives_another_change_at_the_same_moment(talk
         """As by another process: within one, they take turns."""
         asked = validate(ControlChangesDocument, loads(json.dumps(body)))
         async with database.transaction() as transaction:
-            await change_controls(transaction, ids, asked, talktime.clock.now(), "a test")
+            await change_controls(transaction, ids, asked, talktime.clock.now(), Actor("a test"))
 
     try:
         async with asyncio.timeout(20), database.transaction() as transaction:

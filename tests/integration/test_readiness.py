@@ -1,15 +1,20 @@
 """A process is ready only where nothing that it acknowledges can be lost."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from app.core.units import US_PER_S, Micros
+from app.core.units import US_PER_S, Instant, Micros, format_instant
 from app.ports.clock import SystemClock
+from app.service import MAX_DISAGREEMENT
 from tests.support.clock import ManualClock
 from tests.support.postgres import WorkerDatabases, tell
+from tests.support.problems import problem
 from tests.support.scripted_provider import ProviderHost
-from tests.support.world import World, world
+from tests.support.unchanged import contents
+from tests.support.world import FORGET_REPORTS, World, world
 
 pytestmark = pytest.mark.anyio
 
@@ -63,4 +68,73 @@ async def test_a_clock_far_from_the_databases_is_refused(
         clock.adjust(Micros(5 * US_PER_S))
         await talktime.service.check_clock()
         assert any("clock" in fault for fault in await talktime.service.faults())
+        monkeypatch.setattr(talktime.service, "_clock", ManualClock())
+
+
+async def test_while_its_clock_is_wrong_a_process_does_nothing_that_has_a_time(
+    talktime: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = talktime.service
+    alarms: dict[str, Callable[[], Awaitable[object]]] = {}
+    monkeypatch.setattr(service._alarms, "every", lambda _seconds, name, work: alarms.update({name: work}))
+    monkeypatch.setattr(service._alarms, "start", lambda: None)
+    service.set_alarms()
+    user = talktime.user()
+    await talktime.grant(user, "1000", expires_at=format_instant(Instant(talktime.clock.now() + 7_200 * US_PER_S)))
+    session = await talktime.start(user)
+    talktime.provider.say(session["provider_session_id"], ("agent", 10))
+    talktime.clock.advance(10_000)
+
+    monkeypatch.setattr(service, "_disagreement", Micros(MAX_DISAGREEMENT + 1))
+    before, pulls = contents(service.database.conninfo), len(talktime.provider.pulls)
+    for work in alarms.values():
+        await work()
+    await service.reconciler.finish()
+    problem(await talktime.heartbeat(session), 503, "unavailable")
+    problem(await talktime.client.post(f"/v1/users/{user}/grants", json={"amount": "1"}), 503, "unavailable")
+    problem(await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile"), 503, "unavailable")
+    assert (await readiness(talktime))[0] == 503
+    assert (await talktime.client.get("/healthz")).status_code == 200
+    assert (await talktime.session(session))["heartbeat_count"] == 0
+    assert contents(service.database.conninfo) == before
+    assert len(talktime.provider.pulls) == pulls
+
+    monkeypatch.setattr(service, "_disagreement", Micros(-MAX_DISAGREEMENT))
+    for work in alarms.values():
+        await work()
+    await service.reconciler.finish()
+    assert len(talktime.provider.pulls) == pulls + 1
+    assert (await talktime.heartbeat(session)).status_code == 204
+    tell(service.database.conninfo, FORGET_REPORTS)
+
+
+async def test_a_process_goes_on_by_itself_once_its_clock_agrees_again(
+    databases: WorkerDatabases, providers: ProviderHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world(databases.urls.service, providers.script()) as talktime:
+        clock = SystemClock()
+        monkeypatch.setattr(talktime.service, "_clock", clock)
+        await talktime.service.check_clock()
+        jump = Micros(5 * US_PER_S)
+        told = talktime.service.database.clock
+
+        async def jumped() -> Instant:
+            return Instant(await told() + jump)
+
+        monkeypatch.setattr(talktime.service.database, "clock", jumped)
+        await talktime.service.check_clock()
+        assert not talktime.service.clock_agrees()
+
+        async def late() -> Instant:
+            clock.adjust(Micros(2 * US_PER_S))
+            return await told()
+
+        monkeypatch.setattr(talktime.service.database, "clock", late)
+        await talktime.service.check_clock()
+        assert not talktime.service.clock_agrees(), "an answer that took so long says nothing"
+        clock.adjust(Micros(-2 * US_PER_S))
+        monkeypatch.setattr(talktime.service.database, "clock", told)
+        await asyncio.sleep(2.1)  # what was moved back shows as time that stands still
+        await talktime.service.check_clock()
+        assert talktime.service.clock_agrees()
         monkeypatch.setattr(talktime.service, "_clock", ManualClock())

@@ -8,8 +8,9 @@ import psycopg
 import pytest
 from structlog.testing import capture_logs
 
-from app.core.units import US_PER_S, Instant, parse_instant
+from app.core.units import US_PER_S, Instant, format_instant, parse_instant
 from app.gabber import PulledTimeline
+from app.schedule.jobs import LEASE
 from app.settlement.replay import Replayed, replay
 from app.timelines.snapshots import add_snapshot, load_snapshots
 from tests.support.clock import ManualClock
@@ -217,7 +218,8 @@ async def test_it_runs_hourly_and_in_one_process_at_a_time(old: World) -> None:
     await settled(old)
     old.clock.advance(30 * DAY)
     conninfo = old.service.database.conninfo
-    taken = f"leased_until = '2024-04-30', next_run_at = '2024-03-01', token = '{'7' * 32}'"
+    until = format_instant(Instant(old.clock.now() + LEASE))
+    taken = f"leased_until = '{until}', next_run_at = '2024-03-01', token = '{'7' * 32}'"
     tell(conninfo, "insert into job_leases (job, next_run_at) values ('retention', '2024-03-01')")
     tell(conninfo, f"update job_leases set {taken} where job = 'retention'")
     assert not await old.service.drop_old_ticks()

@@ -94,7 +94,7 @@ async def test_whoever_lost_the_lease_writes_nothing(talktime: World) -> None:
     assert await reconcile(talktime, session) is Outcome.SETTLED
     before = contents(talktime.service.database.conninfo)
     late = PulledTimeline(requested_at=requested_at, received_at=talktime.clock.now(), values=())
-    assert await reconciler._write(key, token, late) is Outcome.NOT_OURS
+    assert await reconciler._write(key, token, late, asked_at=requested_at) is Outcome.NOT_OURS
     assert contents(talktime.service.database.conninfo) == before
     assert len(await entries(talktime, user, "charge")) == 1
 
@@ -159,13 +159,10 @@ async def test_a_timeline_that_cannot_be_had_is_waited_for_and_then_reviewed(
     await talktime.heartbeat(session)
     talktime.provider.timeline_status, talktime.provider.timeline_body = status, said
     problem(await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile"), 502, "provider-unavailable")
-    for _ in range(4):
-        talktime.clock.advance(20_000)
-        await talktime.reconcile()
-        # Over by its time limit; what it costs is not known.
-        assert (await talktime.session(session))["state"] == "over"
-    talktime.clock.advance(6_400)
-    await talktime.reconcile()
+    await talktime.live_through(session, 80_000)
+    # Over by its time limit; what it costs is not known.
+    assert (await talktime.session(session))["state"] == "over"
+    await talktime.live_through(session, 11_000)
     found = await talktime.session(session)
     assert (found["state"], found["held"], found["charged"]) == ("review", "600", None)
     assert await entries(talktime, user, "charge") == []
@@ -524,7 +521,7 @@ async def test_the_charge_of_a_settled_session_never_changes(talktime: World) ->
         assert (await talktime.client.post("/v1/rate-cards", json=card)).status_code == 201
         await talktime.grant(user, "1")
         # What contradicts it is looked at by a person; nothing of it is changed.
-        assert {**await talktime.get(path), "state": "settled", "proposed": None} == first
+        assert {**await talktime.get(path), "state": "settled", "proposed": None, "settles_at": None} == first
 
 
 async def test_settings_decide_when_a_session_is_settled(databases: WorkerDatabases, providers: ProviderHost) -> None:
@@ -611,6 +608,7 @@ async def test_a_pull_that_is_asked_for_in_review_is_kept_to_judge_by(talktime: 
     stored = snapshot_count(talktime, session)
     talktime.provider.say(session["provider_session_id"], ("agent", 12), ("user", 4), ("silence", 30))
     for _ in range(2):
+        talktime.clock.advance(10)
         response = await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile")
         assert (response.status_code, response.json()["state"]) == (200, "review")
     assert snapshot_count(talktime, session) == stored + 1
@@ -623,6 +621,59 @@ async def test_a_pull_that_is_asked_for_in_review_is_kept_to_judge_by(talktime: 
     response = await talktime.client.post(f"/v1/sessions/{session['id']}/review", json=body)
     assert (response.status_code, response.json()["charged"]) == (200, "16")
     assert [entry["amount"] for entry in await entries(talktime, user, "charge")] == ["-16"]
+
+
+# Reviews are kept up to date
+
+
+async def test_a_review_for_want_of_a_timeline_gets_it_as_soon_as_there_is_one(
+    databases: WorkerDatabases, providers: ProviderHost
+) -> None:
+    async with world(databases.urls.service, providers.script(), evidence_wait_s=600) as talktime:
+        user, session = await live(talktime)
+        talktime.provider.timeline_status = 500
+        await talktime.heartbeats_until(session, 60)
+        await talktime.live_through(session, 2_000)
+        assert (await talktime.session(session))["state"] == "review"
+        talktime.provider.timeline_status = 200
+        talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", 3), ("user", 2))
+        await talktime.live_through(session, 4_000)
+        charge = await talktime.get(f"/v1/sessions/{session['id']}/charge")
+        assert charge["proposed"]["amount"] == "15"
+        assert (await talktime.session(session))["accrued"] == "15"
+        pulls = len(talktime.provider.pulls)
+        await talktime.live_through(session, 10_000)
+        assert len(talktime.provider.pulls) == pulls, "that was the final one"
+        assert (await talktime.balance(user))["held"] != "0"
+        await talktime.live_through(session, 86_400)
+        assert (await talktime.balance(user))["held"] == "0"
+
+
+async def test_a_session_that_a_late_heartbeat_revived_is_pulled_until_it_is_over(talktime: World) -> None:
+    user = talktime.user()
+    await talktime.grant(user, "1000")
+    session = await talktime.start_unconfirmed(user)
+    await talktime.live_through(session, 200)
+    assert (await talktime.session(session))["state"] == "failed"
+    session["provider_session_id"] = f"late-{user}"
+    talktime.provider.say(session["provider_session_id"], ("user", 5), ("agent", 10), ("silence", 200))
+    assert (await talktime.heartbeat(session)).status_code == 204
+    await talktime.live_through(session, 70)
+    charge = await talktime.get(f"/v1/sessions/{session['id']}/charge")
+    assert (charge["state"], charge["snapshot"]) == ("review", 1)
+    talktime.provider.say(session["provider_session_id"], ("user", 5), ("agent", 40), ("silence", 200))
+    await talktime.live_through(session, 2_000)
+    charge = await talktime.get(f"/v1/sessions/{session['id']}/charge")
+    assert charge["proposed"]["billed"]["agent_s"] == 40
+    pulls = len(talktime.provider.pulls)
+    await talktime.live_through(session, 10_000)
+    assert len(talktime.provider.pulls) == pulls
+    body = {"action": "settle", "reason": "seen"}
+    response = await talktime.client.post(f"/v1/sessions/{session['id']}/review", json=body)
+    assert (response.status_code, response.json()["state"]) == (200, "settled")
+    pulls = len(talktime.provider.pulls)
+    await talktime.live_through(session, 100_000)
+    assert len(talktime.provider.pulls) == pulls + 1, "looked at once more, like any other"
 
 
 # What breaks
@@ -655,9 +706,7 @@ async def test_a_session_that_cannot_be_worked_on_comes_into_review(
     with capture_logs() as logged:
         assert await reconcile(talktime, session) is Outcome.PULL_FAILED
         problem(await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile"), 502, "provider-unavailable")
-        for _ in range(10):
-            talktime.clock.advance(9_001)
-            await talktime.reconcile()
+        await talktime.live_through(session, 91_000)
     assert {"reconcile.broke"} == {line["event"] for line in logged if line["log_level"] == "error"}
     shown = await talktime.session(session)
     assert shown["state"] == "review"
@@ -680,3 +729,39 @@ async def test_one_failed_pull_after_a_long_pause_of_ours_is_no_want_of_evidence
     talktime.clock.advance(400)
     await talktime.reconcile()
     assert (await talktime.session(session))["state"] == "settled"
+
+
+@pytest.mark.parametrize("first", [429, 500])
+@pytest.mark.parametrize("second", [429, 500])
+async def test_neither_are_two_with_a_long_pause_of_ours_between_them(talktime: World, first: int, second: int) -> None:
+    _, session = await live(talktime)
+    talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", 20))
+    await talktime.heartbeats_until(session, 30)
+    talktime.clock.advance(31)
+    talktime.provider.timeline_status = first
+    await talktime.reconcile()
+    talktime.clock.advance(90_000)
+    talktime.provider.timeline_status = second
+    for _ in range(3):
+        await talktime.reconcile()
+        assert (await talktime.session(session))["state"] == "over"
+        talktime.clock.advance(400)
+    talktime.provider.timeline_status = 200
+    assert (await talktime.settle(session))["state"] == "settled"
+
+
+async def test_a_pull_that_succeeds_begins_the_wait_for_evidence_anew(
+    databases: WorkerDatabases, providers: ProviderHost
+) -> None:
+    async with world(databases.urls.service, providers.script(), evidence_wait_s=600, settle_delay_s=5_000) as talktime:
+        _, session = await live(talktime)
+        for _ in range(2):
+            talktime.provider.timeline_status = 500
+            await talktime.live_through(session, 550)
+            assert (await talktime.session(session))["state"] != "review"
+            talktime.provider.timeline_status = 200
+            talktime.provider.say(session["provider_session_id"], ("agent", 10))
+            assert await reconcile(talktime, session) is Outcome.UPDATED
+        talktime.provider.timeline_status = 500
+        await talktime.live_through(session, 1_500)
+        assert (await talktime.session(session))["state"] == "review"

@@ -382,6 +382,7 @@ class Auditor:
         published = replace(_card(row), charge_from=card.charge_from if row["charge_from"] else _card(row).charge_from)
         if not rated_again and card != published:
             self.fail("not the prices that were published", f"{row['scenario']}: {document['rate_card']}")
+        accepted = self._accepted(row, public)
         verdict = charging.charge(
             card,
             requested_at=_us(row["requested_at"]),
@@ -390,6 +391,7 @@ class Auditor:
             pulls=pulls,
             authorized=row["authorized"],
             charge_from=row["charge_from"],
+            accepted=0 if accepted is None else accepted - 1,
         )
         self._reasons.update(f"not billed: {reason}" for reason, length in verdict.not_billed.items() if length)
         self._reasons.update(f"anomaly: {name}" for name in verdict.anomalies)
@@ -411,6 +413,23 @@ class Auditor:
             self.fail("not the charge was debited", f"{name}: {row['charged']} instead of {amount}")
         if honest and not _redelivered(call):
             self._check_bounds(name, card, verdict, row, call, pulls)
+
+    def _accepted(self, row: Mapping[str, Any], public: str) -> int | None:
+        """The snapshot that the last charge takes for accepted: only a decision of an operator can have made it so."""
+        last = self._rows(
+            "select accepted_snapshot from charges where account_id = %(a)s and session_id = %(s)s"
+            " order by version desc limit 1",
+            {"a": row["account_id"], "s": row["id"]},
+        )
+        accepted = last[0]["accepted_snapshot"] if last else None
+        settled = any(
+            done.operation == "review" and public in done.path and done.asked["action"] == "settle"
+            for done in self.acknowledged.values()
+        )
+        if accepted is not None and not settled:
+            self.fail("a shrunk timeline that nobody accepted", f"{row['scenario']}: {accepted}")
+        self._reasons["a shrunk timeline accepted"] += accepted is not None
+        return int(accepted) if accepted is not None else None
 
     def _check_terms(self, call: Call, row: Mapping[str, Any]) -> None:
         """What a session was started with is what was asked for, and what the provider was told."""

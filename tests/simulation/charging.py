@@ -376,8 +376,11 @@ def charge(
     authorized: int | None,
     charge_from: str | None = None,
     interim: bool = False,
+    accepted: int = 0,
 ) -> Verdict:
     """The charge of a session, §3 to §8; ``charge_from`` takes the place of the card's.
+
+    ``accepted``: the first pull that counts for whether the timeline shrank.
 
     Instants and the limit are microseconds, ``authorized`` micro-credits. There is at least one pull.
     """
@@ -403,7 +406,7 @@ def charge(
     found = {
         "bad_segment": timeline.bad,
         "unknown_segment_type": bool(timeline.unknown()),
-        "timeline_shrank": max(each.talk() for each in timelines) - timeline.talk() > SECOND,
+        "timeline_shrank": max(each.talk() for each in timelines[accepted:]) - timeline.talk() > SECOND,
         "timeline_longer_than_elapsed": earliest < requested_at - 5 * SECOND,
         "unwitnessed_speech": evidence.unwitnessed(card.gap),
         "alive_beyond_timeline": any(at <= received_at and point > sigma + SECOND for point, at in arrived.items()),

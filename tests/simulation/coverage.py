@@ -14,7 +14,7 @@ _BRANCHES: Final = (
     "a charge written off", "adopted", "closed", "pull 503 provider-busy",
     "start 503 provider-busy", "step - > starting", "step - > unconfirmed",
     "adjust 201", "adjust 409 below-floor", "anomaly: alive_beyond_timeline", "anomaly: bad_segment",
-    "anomaly: timeline_longer_than_elapsed", "anomaly: timeline_shrank", "anomaly: unknown_segment_type",
+    "a shrunk timeline accepted", "anomaly: timeline_longer_than_elapsed", "anomaly: unknown_segment_type",
     "anomaly: unwitnessed_speech", "card 201", "controls 200", "database down", "deaf",
     "end 202", "end 409 session-not-live", "entry adjustment",
     "entry charge", "entry expiry", "entry grant", "entry refund", "entry repayment", "entry rerate", "entry void",

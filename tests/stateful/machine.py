@@ -22,6 +22,7 @@ from app.accounts.balances import balance_document, past_balance_document
 from app.accounts.corrections import AdjustmentDocument, VoidDocument, adjust, void_grant
 from app.accounts.grants import GrantDocument, give
 from app.accounts.limits import UserChangesDocument, change_user
+from app.core.access import Actor
 from app.core.ids import AccountThing, Kind, account_id_of, parse_public_id
 from app.core.lifecycle import State
 from app.core.lossless_json import loads
@@ -61,6 +62,7 @@ T = TypeVar("T")
 APART: Final = 10 * US_PER_DAY
 GOODWILL: Final = Micros(30 * US_PER_S)
 WHY: Final = {"reason": "a test"}
+ACTOR: Final = Actor("a test")
 FACTORS: Final = (0, 1, 2, 3, 5)
 """Cards at so many micro-credits a microsecond of speech."""
 
@@ -354,7 +356,7 @@ class Histories(RuleBasedStateMachine):
     def _give(self, asked: dict[str, Any]) -> Callable[[Transaction], Awaitable[UUID]]:
         async def work(transaction: Transaction) -> UUID:
             order = document(GrantDocument, asked)
-            given, _ = await give(transaction, self.stage.ledger, self.user, order, self.now, "a test")
+            given, _ = await give(transaction, self.stage.ledger, self.user, order, self.now, ACTOR)
             return _id(Kind.GRANT, given["id"])
 
         return work
@@ -377,7 +379,7 @@ class Histories(RuleBasedStateMachine):
 
         async def work(transaction: Transaction) -> str:
             order = document(VoidDocument, WHY)
-            return str((await void_grant(transaction, self.stage.ledger, key, order, self.now, "a test"))["voided"])
+            return str((await void_grant(transaction, self.stage.ledger, key, order, self.now, ACTOR))["voided"])
 
         voided, told = self.both("void", work, lambda model: model.void(model.lots[number]))
         assert voided == (None if told is None else format_credits(MicroCredits(told)))
@@ -394,7 +396,7 @@ class Histories(RuleBasedStateMachine):
                 document(AdjustmentDocument, asked),
                 now=self.now,
                 cause=uuid4().hex,
-                actor="a test",
+                actor=ACTOR,
             )
 
         return work
@@ -433,7 +435,13 @@ class Histories(RuleBasedStateMachine):
         async def work(transaction: Transaction) -> None:
             asked = document(UserChangesDocument, {"credit_limit": format_credits(MicroCredits(limit))})
             await change_user(
-                transaction, self.stage.ledger, self.user, asked, now=self.now, shortest=Micros(0), actor="a test"
+                transaction,
+                self.stage.ledger,
+                self.user,
+                asked,
+                now=self.now,
+                shortest=Micros(0),
+                actor=ACTOR,
             )
 
         if self.exists or limit:
@@ -662,7 +670,7 @@ class Histories(RuleBasedStateMachine):
             ledger=self.stage.ledger,
             now=self.now,
             cause=uuid4().hex,
-            actor="a test",
+            actor=ACTOR,
             goodwill=GOODWILL,
             rerate_window=Micros(365 * US_PER_DAY),
         )

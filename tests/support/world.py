@@ -9,13 +9,14 @@ from uuid import uuid4
 import httpx
 
 from app.core.ids import AccountThing, Kind, parse_public_id
+from app.core.units import US_PER_S, Instant, instant_of
 from app.heartbeats.endpoint import PATH
 from app.ports.permits import Permits, Unlimited
 from app.service import Service
 from app.settings import Settings, load_settings
 from tests.support.clock import ManualClock
 from tests.support.documented import Documented
-from tests.support.postgres import tell
+from tests.support.postgres import ask, tell
 from tests.support.scripted_provider import ScriptedProvider
 
 ADMIN_KEY = "test-admin-key-0123456789"
@@ -108,6 +109,19 @@ class World:
     async def reconcile(self) -> int:
         """One round of reconciliation."""
         return await self.service.reconciler.run_due()
+
+    async def live_through(self, session: dict[str, Any], seconds: float) -> None:
+        """Let time pass without a pause of ours: the session is worked on whenever it is due."""
+        end = Instant(self.clock.now() + round(seconds * US_PER_S))
+        while True:
+            statement = f"select due_at from sessions where id = '{self.key(session).id}'"
+            ((due_at,),) = ask(self.service.database.conninfo, statement)
+            if due_at is None or instant_of(due_at) >= end:
+                break
+            self.clock.set(Instant(max(instant_of(due_at), self.clock.now() + 1)))
+            await self.reconcile()
+        self.clock.set(Instant(max(end, self.clock.now())))
+        await self.reconcile()
 
     async def settle(self, session: dict[str, Any]) -> dict[str, Any]:
         """Let time pass and reconcile until nothing more happens to the session; answers its document."""

@@ -112,6 +112,19 @@ def test_the_origin_is_the_latest_that_fits_all(pulls: list[Pull], at: int, qual
     assert align(Instant(START), pulls) == expected
 
 
+@pytest.mark.parametrize(("accepted", "shrank"), [(0, True), (1, True), (2, False), (3, False)])
+def test_what_was_said_before_an_accepted_pull_is_no_measure(accepted: int, shrank: bool) -> None:
+    said = [5 * S, 10 * S, 3 * S, 4 * S]
+    pulls = [pull(START, START + n, 0, speech) for n, speech in enumerate(said)]
+    found = align(Instant(START), pulls, accepted).anomalies
+    assert (Anomaly.TIMELINE_SHRANK in found) is shrank
+
+
+def test_a_loss_after_an_accepted_pull_is_one() -> None:
+    pulls = [pull(START, START + n, 0, speech) for n, speech in enumerate([10 * S, 4 * S, 2 * S])]
+    assert align(Instant(START), pulls, 1).anomalies == {Anomaly.TIMELINE_SHRANK}
+
+
 def test_the_rated_pull_is_the_latest_received_then_sent_then_given() -> None:
     assert latest([pull(1, 5, 0), pull(2, 4, 0)]) == 0
     assert latest([pull(1, 5, 0), pull(2, 5, 0)]) == 1

@@ -9,9 +9,10 @@ from app.core.charge import Charge
 from app.core.gate import Admitted, NotCovered, admit
 from app.core.liveness import Envelope
 from app.core.rate_card import DEFAULT_RATE_CARD, RateCard
-from app.core.settlement import STOPS_SETTLEMENT, Over, Review, Settle, StillLive, decide, over_at
+from app.core.settlement import STOPS_SETTLEMENT, Over, Review, Settle, StillLive, decide, failing_from, over_at
 from app.core.timeline import Anomaly
 from app.core.units import Instant, MicroCredits, Micros
+from app.core.waits import CLOCK_MARGIN
 
 S = 1_000_000
 CREDIT = 1_000_000
@@ -105,6 +106,8 @@ def test_when_a_session_is_over(last_proof: int, heard: bool, grace: int, after:
 
 OVER = Instant(2_000 * S)
 DELAY = 120 * S
+DELAY_US = Micros(DELAY)
+HOUR = Micros(3_600 * S)
 FINAL = Instant(OVER + DELAY)
 
 
@@ -122,19 +125,24 @@ FINAL = Instant(OVER + DELAY)
 )
 def test_what_comes_next(now: int, pulled_at: int, expected: object) -> None:
     following = decide(
-        charge(), over=OVER, pulled_at=Instant(pulled_at), now=Instant(now), settle_delay=Micros(DELAY)
+        charge(), over=OVER, pulled_at=Instant(pulled_at), now=Instant(now), settle_delay=DELAY_US, longest=HOUR
     )  # fmt: skip
     assert following == expected
 
 
 def test_without_a_delay_the_first_pull_after_the_end_is_final() -> None:
-    assert decide(charge(), over=OVER, pulled_at=OVER, now=OVER, settle_delay=Micros(0)) == Settle(OVER)
+    assert decide(charge(), over=OVER, pulled_at=OVER, now=OVER, settle_delay=Micros(0), longest=HOUR) == Settle(OVER)
 
 
 @pytest.mark.parametrize("anomaly", list(Anomaly))
 def test_contradictory_evidence_is_for_a_person(anomaly: Anomaly) -> None:
     following = decide(
-        charge(anomalies=frozenset({anomaly})), over=OVER, pulled_at=FINAL, now=FINAL, settle_delay=Micros(DELAY)
+        charge(anomalies=frozenset({anomaly})),
+        over=OVER,
+        pulled_at=FINAL,
+        now=FINAL,
+        settle_delay=DELAY_US,
+        longest=HOUR,
     )
     stops = anomaly in {"bad_segment", "timeline_longer_than_elapsed", "timeline_shrank"}
     why = f"the evidence contradicts itself: {anomaly}"
@@ -144,14 +152,60 @@ def test_contradictory_evidence_is_for_a_person(anomaly: Anomaly) -> None:
 
 def test_a_review_names_all_contradictions_in_order() -> None:
     following = decide(
-        charge(anomalies=frozenset(Anomaly)), over=OVER, pulled_at=FINAL, now=FINAL, settle_delay=Micros(DELAY)
+        charge(anomalies=frozenset(Anomaly)),
+        over=OVER,
+        pulled_at=FINAL,
+        now=FINAL,
+        settle_delay=DELAY_US,
+        longest=HOUR,
     )
     assert following == Review(
         OVER, "the evidence contradicts itself: bad_segment, timeline_longer_than_elapsed, timeline_shrank"
     )
 
 
+@pytest.mark.parametrize(
+    ("ahead", "expected"),
+    [
+        pytest.param(0, StillLive, id="as long as a session may still live"),
+        pytest.param(CLOCK_MARGIN, StillLive, id="by another process's clock"),
+        pytest.param(CLOCK_MARGIN + 1, Review, id="by a clock that was set back"),
+    ],
+)
+def test_no_session_lives_on_because_our_clock_was_set_back(ahead: int, expected: type) -> None:
+    over = Instant(OVER + HOUR + ahead)
+    following = decide(
+        charge(), over=over, pulled_at=OVER, now=OVER, settle_delay=DELAY_US, longest=HOUR
+    )  # fmt: skip
+    assert type(following) is expected
+    assert following.over_at == (over if expected is StillLive else OVER)
+
+
 def test_contradictions_wait_for_the_final_pull() -> None:
     contradictory = charge(anomalies=frozenset({Anomaly.BAD_SEGMENT}))
-    early = decide(contradictory, over=OVER, pulled_at=OVER, now=OVER, settle_delay=Micros(DELAY))
+    early = decide(contradictory, over=OVER, pulled_at=OVER, now=OVER, settle_delay=DELAY_US, longest=HOUR)
     assert early == Over(OVER, FINAL)
+
+
+@pytest.mark.parametrize(
+    ("since", "due", "asked", "now", "expected"),
+    [
+        pytest.param(None, None, 10, 11, 11, id="the first"),
+        pytest.param(None, 3, 10, 11, 11, id="the first, late"),
+        pytest.param(5, 10, 10, 11, 5, id="in time"),
+        pytest.param(5, 20, 10, 11, 5, id="out of turn"),
+        pytest.param(5, None, 10, 11, 5, id="never due"),
+        pytest.param(5, 8, 10, 11, 7, id="2 late, which does not count; what the pull took does"),
+        pytest.param(5, 6, 100, 101, 99, id="a long pause of our own"),
+        pytest.param(5, 0, 100, 101, 101, id="never in the future"),
+        pytest.param(12, 10, 10, 11, 11, id="a clock that was set back"),
+    ],
+)
+def test_since_when_pulls_have_failed(since: int | None, due: int | None, asked: int, now: int, expected: int) -> None:
+    found = failing_from(
+        None if since is None else Instant(since),
+        due_at=None if due is None else Instant(due),
+        asked_at=Instant(asked),
+        now=Instant(now),
+    )
+    assert found == expected

@@ -4,6 +4,8 @@ AES-256-GCM under a key derived from our secret and the client's raw idempotency
 whoever replays the request opens the seal, nobody else can.
 """
 
+from dataclasses import dataclass
+
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -13,6 +15,14 @@ from app.keys import KEY_ID_SIZE, KeyRing, PurposeKey
 from app.ports.randomness import Randomness
 
 _NONCE = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Sealing:
+    """What sealing needs: our keys, and nonces."""
+
+    keys: KeyRing
+    randomness: Randomness
 
 
 def seal(keys: KeyRing, raw_key: bytes, secret: bytes, randomness: Randomness) -> bytes:
