@@ -5,9 +5,11 @@ from typing import Any
 from sqlalchemy import Row, select
 
 from app.core.ids import NIL_ACCOUNT, AccountThing, Kind, account_id_of, public_id
-from app.core.units import Instant, format_instant
+from app.core.units import Instant, InvalidQuantity, format_instant
 from app.db.database import Transaction
 from app.db.tables import accounts, audit_log
+from app.documents import printable
+from app.errors import invalid
 from app.http.pages import cursor_instant, cursor_uuid, make_cursor, page, read_cursor
 
 
@@ -36,7 +38,7 @@ async def audit_page(
     wanted = {"actor": actor, "action": action, "target": target, "request_id": request_id}
     for name, value in wanted.items():
         if value is not None:
-            statement = statement.where(audit_log.c[name] == value)
+            statement = statement.where(audit_log.c[name] == _text(name, value))
     if after is not None:
         statement = statement.where(audit_log.c.at >= after)
     if before is not None:
@@ -49,6 +51,13 @@ async def audit_page(
     shown = rows[:limit]
     more = make_cursor(shown[-1].at, str(shown[-1].id)) if len(rows) > limit else None
     return page([_document(row) for row in shown], more)
+
+
+def _text(name: str, value: str) -> str:
+    try:
+        return printable(value)
+    except InvalidQuantity as error:
+        raise invalid(f"/{name}", str(error)) from None
 
 
 def _document(row: Row[Any]) -> dict[str, Any]:
