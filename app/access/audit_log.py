@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import msgspec
 from sqlalchemy import Row, select
 
 from app.core.ids import NIL_ACCOUNT, AccountThing, Kind, account_id_of, public_id
+from app.core.lossless_json import dumps
 from app.core.units import Instant, InvalidQuantity, format_instant
 from app.db.database import Transaction
 from app.db.tables import accounts, audit_log
@@ -60,6 +62,11 @@ def _text(name: str, value: str) -> str:
         raise invalid(f"/{name}", str(error)) from None
 
 
+def _as_stored(document: Any) -> Any:
+    """With the digits of its numbers."""
+    return None if document is None else msgspec.Raw(dumps(document).encode())
+
+
 def _document(row: Row[Any]) -> dict[str, Any]:
     key = AccountThing(row.account_id, row.id)
     return {
@@ -69,8 +76,8 @@ def _document(row: Row[Any]) -> dict[str, Any]:
         "action": row.action,
         "target": row.target,
         "user_id": None if key.account_id == NIL_ACCOUNT else row.user_id,
-        "before": row.before,
-        "after": row.after,
+        "before": _as_stored(row.before),
+        "after": _as_stored(row.after),
         "reason": row.reason,
         "request_id": row.request_id,
         "address": row.address,
