@@ -40,7 +40,7 @@ from app.heartbeats.binding import Bindings
 from app.heartbeats.endpoint import PATH, PROBLEMS, HeartbeatEndpoint
 from app.heartbeats.retention import drop_old_ticks
 from app.heartbeats.writer import TickWriter
-from app.http.access import Identify, caller_of, check_access, check_declared, open_to_all
+from app.http.access import Identify, check_access, check_declared, open_to_all
 from app.http.answers import problem_response
 from app.http.api_document import api_document, service_described
 from app.http.docs_page import add_document_routes
@@ -232,7 +232,6 @@ class Service:
     def _build_api(self, settings: Settings) -> FastAPI:
         known = RateLimited(
             Identify(self._authentication),
-            lambda request: caller_of(request).name,
             callers=Meter(per_second(settings.caller_max_rps, CALLER_BURST_S), self._clock),
             failures=Meter(per_minute(settings.failed_auth_max_rpm), self._clock),
         )

@@ -1,14 +1,21 @@
 """Reading the audit log: who changed what, newest first."""
 
-from typing import Any
+from typing import Any, Final
 
+import msgspec
 from sqlalchemy import Row, select
 
 from app.core.ids import NIL_ACCOUNT, AccountThing, Kind, account_id_of, public_id
-from app.core.units import Instant, format_instant
+from app.core.lossless_json import dumps
+from app.core.units import Instant, InvalidQuantity, format_instant
 from app.db.database import Transaction
 from app.db.tables import accounts, audit_log
+from app.documents import printable
+from app.errors import invalid
 from app.http.pages import cursor_instant, cursor_uuid, make_cursor, page, read_cursor
+
+MAX_FILTER: Final = 200
+"""Characters of a filter: those of an actor are a user's id and what stands before it."""
 
 
 async def audit_page(
@@ -36,7 +43,7 @@ async def audit_page(
     wanted = {"actor": actor, "action": action, "target": target, "request_id": request_id}
     for name, value in wanted.items():
         if value is not None:
-            statement = statement.where(audit_log.c[name] == value)
+            statement = statement.where(audit_log.c[name] == _text(name, value))
     if after is not None:
         statement = statement.where(audit_log.c.at >= after)
     if before is not None:
@@ -51,6 +58,18 @@ async def audit_page(
     return page([_document(row) for row in shown], more)
 
 
+def _text(name: str, value: str) -> str:
+    try:
+        return printable(value, MAX_FILTER)
+    except InvalidQuantity as error:
+        raise invalid(f"/{name}", str(error)) from None
+
+
+def _as_stored(document: Any) -> Any:
+    """With the digits of its numbers."""
+    return None if document is None else msgspec.Raw(dumps(document).encode())
+
+
 def _document(row: Row[Any]) -> dict[str, Any]:
     key = AccountThing(row.account_id, row.id)
     return {
@@ -60,8 +79,8 @@ def _document(row: Row[Any]) -> dict[str, Any]:
         "action": row.action,
         "target": row.target,
         "user_id": None if key.account_id == NIL_ACCOUNT else row.user_id,
-        "before": row.before,
-        "after": row.after,
+        "before": _as_stored(row.before),
+        "after": _as_stored(row.after),
         "reason": row.reason,
         "request_id": row.request_id,
         "address": row.address,

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from fastapi import FastAPI
 
-from app.core.access import Access
+from app.core.access import Access, Scope
 from app.core.units import US_PER_S, MicroCredits, format_credits
 from app.errors import (
     ADDRESS_TOO_LONG,
@@ -59,13 +59,13 @@ document (RFC 9457), whose `type` ends with a code that stays the same. Every ca
 the same key with the same request has one effect and one answer. Lists come in pages that new rows do not shift."""
 
 _TAGS: Final = {
+    "access": "Keys, tokens of users, and who changed what.",
     "sessions": "Starting sessions, and what became of them.",
     "corrections": "Giving back, rating again, deciding reviews, and adjusting by hand.",
     "users": "Balances, statements, grants and settings of users.",
     "settings": "What is set for all users.",
     "finance": "The books of a period.",
     "pricing": "Rate cards, and what evidence would cost.",
-    "access": "API keys, user tokens, and who changed what.",
     "heartbeats": "For the provider.",
     "service": "The process itself.",
 }
@@ -83,6 +83,7 @@ _OF_THE_PROVIDER: Final = {
     "provider_code": text("invalid_input", "The provider's own code."),
 }
 _MEMBERS: Final[Mapping[str, Mapping[str, Schema]]] = {
+    "forbidden": {"required_scope": one_of(Scope, "What the call needs.")},
     "insufficient-credits": {
         "available": amount("What the user has for a session.", "10"),
         "required": amount("What the shortest session needs.", "30"),
@@ -104,8 +105,9 @@ _MEMBERS: Final[Mapping[str, Mapping[str, Schema]]] = {
 }
 """Members of a problem besides those of all of them."""
 
-_MAY_LACK: Final = {"provider-refused": tuple(_OF_THE_PROVIDER)}
-"""A session that failed for another reason than the provider's refusal has none of these."""
+_MAY_LACK: Final = {"provider-refused": tuple(_OF_THE_PROVIDER), "forbidden": ("required_scope",)}
+"""A session that failed for another reason than the provider's refusal has none of these; a user token that asks for
+another user lacks no scope."""
 
 _SOMETIMES_RETRYABLE: Final = frozenset({"end-refused", "provider-refused"})
 
@@ -306,7 +308,7 @@ def _reply(reply: Reply, described: Operation, schemas: Mapping[str, Schema]) ->
 def _headers(headers: Mapping[str, Schema], required: Sequence[str] = ()) -> dict[str, Any]:
     return {
         name: {
-            "required": name in required,
+            "required": name in required or name == "X-Request-Id",
             "description": schema.get("description", ""),
             "schema": {key: value for key, value in schema.items() if key != "description"},
         }

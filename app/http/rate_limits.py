@@ -68,12 +68,10 @@ class RateLimited:
     def __init__(
         self,
         authenticate: Callable[[Request], Awaitable[Any]],
-        caller_of: Callable[[Request], str],
         callers: Meter,
         failures: Meter,
     ) -> None:
         self._authenticate = authenticate
-        self._caller_of = caller_of
         self._callers = callers
         self._failures = failures
 
@@ -87,7 +85,7 @@ class RateLimited:
             if taken is not None and taken.wait:
                 raise too_many(taken, "too many requests without a valid key from this address") from None
             raise
-        taken = self._callers.take(self._caller_of(request))
+        taken = self._callers.take(request.state.caller.name)
         if taken is None or self._callers.limit is None:
             return
         request.scope["state"][ANSWER_HEADERS] = _headers(self._callers.limit, taken)

@@ -55,6 +55,7 @@ _SESSION: Final = {
     "held": amount("What is held for it now."),
     "accrued": amount("What it has cost so far; not posted."),
     "charged": or_null(amount("What it cost; null until it is settled.")),
+    "leakage": or_null(amount("What it came to and nobody was charged for; null until it is settled.", "0")),
     "written_off": flag("Whether an operator wrote it off."),
     "authorized": amount("The most that it can cost: what was held at first.", "600"),
     "rate_card": record(
@@ -63,7 +64,6 @@ _SESSION: Final = {
     ),
     "last_heartbeat_at": or_null(instant("When the last heartbeat came.")),
     "heartbeat_count": whole("How many heartbeats came.", 20),
-    "leakage": or_null(amount("What it came to beyond that and nobody pays; null until it is settled.", "0")),
     "anomalies": listed(text("gap_in_heartbeats"), "What is odd about its evidence."),
     "metadata": any_object("As it was given."),
 }

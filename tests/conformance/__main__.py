@@ -7,6 +7,7 @@ error, an answer that is not documented or does not have its form, and on input 
 import argparse
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from tests.support.scripted_provider import provider_host
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
 
+LINES_OF_LOG = 300
 SETTINGS = {"TALKTIME_GABBER_CAPABILITIES": "end"}
 
 
@@ -41,21 +43,37 @@ def starts_allowed(url: str) -> Iterator[None]:
             allowing.result()
 
 
+def keep(process: subprocess.Popen[bytes], log: deque[str]) -> None:
+    """Read the server's log as it comes: one that nobody reads makes the server wait."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        log.append(line.decode())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=int, default=120, help="the whole budget of time")
     parser.add_argument("--seed", type=int, default=1)
     given, more = parser.parse_known_args()
+    log: deque[str] = deque(maxlen=LINES_OF_LOG)
     for folder in open_folder(scratch_folder()):
-        with provider_host() as host, serving(folder, host.script(), **SETTINGS) as (_, url), starts_allowed(url):
-            prepare(url)
-            command = [
-                str(Path(sys.executable).with_name("schemathesis")),
-                f"--config-file={CONFIG}", "run", f"{url}/openapi.json", "--checks=all", "--seed", str(given.seed),
-                "--header", f"Authorization:Bearer {KEY}", "--max-time", str(given.seconds), "--continue-on-failure",
-                "--request-timeout", "20", *more,
-            ]  # fmt: skip
-            return subprocess.run(command, check=False, cwd=folder).returncode
+        with ThreadPoolExecutor(1) as pool, provider_host() as host:
+            with serving(folder, host.script(), **SETTINGS) as (process, url):
+                kept = pool.submit(keep, process, log)
+                prepare(url)
+                command = [
+                    str(Path(sys.executable).with_name("schemathesis")),
+                    f"--config-file={CONFIG}", "run", f"{url}/openapi.json", "--checks=all", "--seed", str(given.seed),
+                    "--header", f"Authorization:Bearer {KEY}", "--max-time", str(given.seconds),
+                    "--continue-on-failure", "--request-timeout", "20", *more,
+                ]  # fmt: skip
+                with starts_allowed(url):
+                    failed = subprocess.run(command, check=False, cwd=folder).returncode
+                process.terminate()
+                kept.result(30)
+            if failed:
+                print("".join(log))
+            return failed
     raise AssertionError("there was no folder")
 
 

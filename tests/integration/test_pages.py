@@ -1,6 +1,6 @@
 """Lists: whole pages, cursors that survive new rows, filters that hold."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 from uuid import uuid4
 
@@ -146,6 +146,28 @@ async def test_snapshots_that_come_meanwhile_stand_at_the_end_and_shift_none(tal
     instants = [row["requested_at"] for row in rows]
     assert len(rows) == 5
     assert instants == sorted(set(instants))
+
+
+async def test_keys_and_changes_come_newest_first_each_once_whatever_comes_meanwhile(talktime: World) -> None:
+    async def another() -> None:
+        talktime.clock.advance(1)
+        asked = {"name": f"key-{uuid4().hex[:8]}", "scopes": ["read"]}
+        assert (await talktime.client.post("/v1/api-keys", json=asked)).status_code == 201
+
+    for _ in range(5):
+        await another()
+    newest = [row["id"] for row in (await talktime.get("/v1/api-keys?limit=5"))["data"]]
+    changes = f"/v1/audit-log?action=api_key.create&target={newest[2]}"
+    assert len((await talktime.get(changes))["data"]) == 1
+    for path, name in (("/v1/api-keys", "id"), ("/v1/audit-log?action=api_key.create", "target")):
+        before = [row[name] for row in await walk(talktime, path, 500)]
+        left = iter(range(3))
+
+        async def a_few(left: Iterator[int] = left) -> None:
+            if next(left, None) is not None:
+                await another()
+
+        assert [row[name] for row in await walk(talktime, path, 2, a_few)] == before
 
 
 WALKED = {
