@@ -96,7 +96,7 @@ async def test_every_operation_says_what_it_is(document: Any) -> None:
             assert retried or status not in {"503", "408", "429"} or path == "/readyz", (where, status)
         keyed = any(parameter["name"] == "Idempotency-Key" for parameter in operation["parameters"])
         writes = method != "get" and path not in OPEN
-        assert keyed == (writes and method != "delete" and not path.endswith(("/reconcile", "/preview"))), where
+        assert keyed == (writes and not path.endswith(("/reconcile", "/preview"))), where
 
 
 async def test_defaults_are_in_the_units_of_the_api(document: Any) -> None:

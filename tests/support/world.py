@@ -171,10 +171,9 @@ async def world(
         gabber_base_url=provider.url,
         gabber_api_key=provider.api_key,
         public_url=PUBLIC_URL,
-        secret="test-secret-0123456789",
         ledger_keys="test-ledger-key-0123456789",
         bootstrap_admin_key=ADMIN_KEY,
-        **(NOT_LIMITED | settings),
+        **({"secret": "test-secret-0123456789"} | NOT_LIMITED | settings),
     )
     service = Service(loaded, database_url, clock=clock, permits=permits)
     await service.start()
