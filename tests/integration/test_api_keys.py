@@ -101,6 +101,7 @@ async def test_a_revoked_key_is_refused_at_once_by_every_process(talktime: World
     try:
         async with httpx.AsyncClient(transport=transport, base_url=PUBLIC_URL, headers=headers) as there:
             assert (await there.get("/v1/rate-cards")).status_code == 200
+            talktime.clock.advance(1)
             gone = await talktime.client.delete(f"/v1/api-keys/{key['id']}")
             assert gone.status_code == 200
             assert gone.json()["revoked_at"] is not None
