@@ -97,6 +97,7 @@ async def adjust(
     """
     book = await open_book_of_user(transaction, ledger, user_id, now)
     account = book.account
+    balance = format_credits(account.balance)
     if asked.amount > 0:
         if sum(grant.remaining for grant in account.grants.values()) + asked.amount > MAX_BALANCE:
             raise invalid("/amount", "would make the balance larger than any balance may be")
@@ -123,7 +124,12 @@ async def adjust(
             actor=actor,
             action="account.adjust",
             target=user_id,
-            after={"amount": format_credits(asked.amount), "allow_below_floor": asked.allow_below_floor},
+            before={"balance": balance},
+            after={
+                "balance": format_credits(account.balance),
+                "amount": format_credits(asked.amount),
+                "allow_below_floor": asked.allow_below_floor,
+            },
             reason=asked.reason,
         )
     )

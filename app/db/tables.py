@@ -420,6 +420,7 @@ audit_log = _distributed(
     append_only=True,
 )
 
+Index("audit_log_at_idx", audit_log.c.at, audit_log.c.id)
 security_events = _distributed(
     "security_events",
     ("session_id", "minute", "kind"),

@@ -275,7 +275,17 @@ class Starts:
             {"session_id": session.public_id, "held": format_credits(admitted.hold)},
         )
         book.audit(
-            Audit(actor=actor, action="session.adopt" if order.adopted else "session.start", target=session.public_id)
+            Audit(
+                actor=actor,
+                action="session.adopt" if order.adopted else "session.start",
+                target=session.public_id,
+                after={
+                    "persona": order.persona,
+                    "scenario": order.scenario,
+                    "time_limit_s": seconds(session.time_limit),
+                    "held": format_credits(session.authorized),
+                },
+            )
         )
         await book.close()
         return session

@@ -312,7 +312,18 @@ async def decide_review(
         raise Problem(SESSION_NOT_IN_REVIEW, f"the session is {session.state}")
     free = asked.action is ReviewAction.WRITE_OFF
     why = f"{'written off' if free else 'settled'} by an operator: {asked.reason}"
-    book.audit(Audit(actor=by.actor, action=f"session.{asked.action}", target=session.public_id, reason=asked.reason))
+    before = {"state": session.state.value, "charged": _told(session.charged)}
+    after: dict[str, Any] = {"state": State.SETTLED.value}
+    book.audit(
+        Audit(
+            actor=by.actor,
+            action=f"session.{asked.action}",
+            target=session.public_id,
+            before=before,
+            after=after,
+            reason=asked.reason,
+        )
+    )
     if session.charged is None:
         stored = await load_evidence(transaction, session, interim=False)
         if not free:
@@ -320,6 +331,7 @@ async def decide_review(
             stored = await load_evidence(transaction, session, interim=False)
         look_at = None if free else late_look_at(book.now, book.now, by.rerate_window)
         posted = await post_charge(transaction, book, session, stored, why, free=free, due_at=look_at)
+        after["charged"] = _told(posted.row["amount"])
         await posted.store(transaction, await book.close())
     elif free:
         await _write_off_charged(transaction, book, session, why, asked.reason, by)
@@ -329,6 +341,10 @@ async def decide_review(
     if settled is None:
         raise RuntimeError("a session under lock is gone")
     return await session_document(transaction, settled)
+
+
+def _told(amount: MicroCredits | None) -> str | None:
+    return None if amount is None else format_credits(amount)
 
 
 def accepting(session: Session, stored: StoredEvidence, rated: Charge) -> Session:

@@ -37,7 +37,7 @@ async def made(talktime: World, **asked: Any) -> dict[str, Any]:
 
 
 async def ask_with(talktime: World, credentials: str, path: str = "/v1/rate-cards") -> httpx.Response:
-    return await talktime.client.get(path, headers={"Authorization": f"Bearer {credentials}".encode()})
+    return await talktime.client.get(path, headers={b"Authorization": f"Bearer {credentials}".encode()})
 
 
 # Keys
