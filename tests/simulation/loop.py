@@ -43,12 +43,20 @@ class _Selector(selectors.BaseSelector):
         return self._files
 
 
+def _tell(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A task of a process that died has nobody to tell; any other failure that nobody took is shown."""
+    error = context.get("exception")
+    if error is None or isinstance(error, Exception):
+        loop.default_exception_handler(context)
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
     """See the module."""
 
     def __init__(self) -> None:
         self._virtual = _Selector()
         super().__init__(self._virtual)
+        self.set_exception_handler(_tell)
 
     def time(self) -> float:
         return self._virtual.now_us / US_PER_S
