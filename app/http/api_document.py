@@ -56,16 +56,19 @@ DESCRIPTION: Final = """Prepaid credits for real-time voice AI sessions.
 
 Credits are decimal strings, durations JSON numbers of seconds, instants RFC 3339 in UTC. Every error is a problem
 document (RFC 9457), whose `type` ends with a code that stays the same. Every call that writes takes `Idempotency-Key`:
-the same key with the same request has one effect and one answer. Lists come in pages that new rows do not shift."""
+the same key with the same request has one effect and one answer. Lists come in pages that new rows do not shift.
+
+Send `Authorization: Bearer` with an API key, which may do what its scopes say, or with a user token, which reaches what
+is that user's own."""
 
 _TAGS: Final = {
-    "access": "Keys, tokens of users, and who changed what.",
     "sessions": "Starting sessions, and what became of them.",
     "corrections": "Giving back, rating again, deciding reviews, and adjusting by hand.",
     "users": "Balances, statements, grants and settings of users.",
     "settings": "What is set for all users.",
     "finance": "The books of a period.",
     "pricing": "Rate cards, and what evidence would cost.",
+    "access": "Keys, tokens of users, and who changed what.",
     "heartbeats": "For the provider.",
     "service": "The process itself.",
 }
