@@ -87,16 +87,3 @@ def decide(
     if contradictions:
         return Review(over, "the evidence contradicts itself: " + ", ".join(contradictions))
     return Settle(over)
-
-
-def failing_from(since: Instant | None, *, due_at: Instant | None, asked_at: Instant, now: Instant) -> Instant:
-    """Since when pulls have come to nothing, now that one more has, which was asked for at ``asked_at``.
-
-    ``since``: what this said of the pull before, null if that one gave a timeline; ``due_at``: when this one was due.
-    By how much it was asked for later than that was a pause of our own, which is no want of evidence: it does not
-    count. Nor does what lies ahead of ``now``, by a clock that was set back.
-    """
-    if since is None or since > now:
-        return now
-    late = 0 if due_at is None else max(0, asked_at - due_at)
-    return Instant(min(now, since + late))

@@ -16,7 +16,8 @@ from app.http.answers import encode
 
 _STYLE: Final = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:1rem;color:#1b1b1b;background:#fff}"
-    "nav ul{columns:2 24rem;padding-left:1rem}code{overflow-wrap:anywhere}code,pre{font-family:ui-monospace,monospace;font-size:.9em}"
+    "nav ul{columns:2 24rem;padding-left:1rem}code{overflow-wrap:anywhere}"
+    "code,pre{font-family:ui-monospace,monospace;font-size:.9em}"
     "pre{background:#f5f5f5;padding:.6rem;overflow-x:auto}table{border-collapse:collapse;width:100%}"
     "td,th{border-top:1px solid #ddd;padding:.3rem .6rem .3rem 0;text-align:left;vertical-align:top}"
     "h3{margin-top:2.5rem;border-top:2px solid #1b1b1b;padding-top:.8rem}h3 code{font-size:1rem}"

@@ -30,11 +30,17 @@ LEASE_MARGIN: Final = Micros(30 * US_PER_S)
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A session that is due. ``pulls``: its timeline has to be had; ``failed``: its last pull came to nothing."""
+    """A session that is due. ``pulls``: its timeline has to be had; ``failed``: its last pull came to nothing.
+
+    ``failing_since``: since when there was no usable timeline; null while there was.
+    """
 
     session: AccountThing
     pulls: bool
     failed: bool
+    state: State
+    due_at: Instant
+    failing_since: Instant | None
 
 
 _PULLED: Final = RECONCILED | {State.SETTLED}
@@ -48,7 +54,15 @@ def _due() -> Select[Any]:
     pulls = and_(or_(sessions.c.state.in_(_PULLED), looked_at), sessions.c.provider_session_id.is_not(None))
     failed = sessions.c.attempts > 0
     found = [
-        select(sessions.c.account_id, sessions.c.id, sessions.c.due_at, pulls.label("pulls"), failed.label("failed"))
+        select(
+            sessions.c.account_id,
+            sessions.c.id,
+            sessions.c.state,
+            sessions.c.due_at,
+            sessions.c.failing_since,
+            pulls.label("pulls"),
+            failed.label("failed"),
+        )
         .where(sessions.c.due_at <= now, _free(now, bindparam("too_far", type_=InstantType)), kind)
         .order_by(sessions.c.due_at)
         .limit(bindparam("limit"))
@@ -93,7 +107,17 @@ class Leases:
         with_leases = {"now": now, "limit": limit, "too_far": self._too_far(now)}
         async with self._database.reading() as transaction:
             rows = await transaction.execute(_DUE, with_leases)
-            return [Due(AccountThing(row.account_id, row.id), row.pulls, row.failed) for row in rows]
+            return [
+                Due(
+                    AccountThing(row.account_id, row.id),
+                    row.pulls,
+                    row.failed,
+                    State(row.state),
+                    row.due_at,
+                    row.failing_since,
+                )
+                for row in rows
+            ]
 
     async def take(self, session: AccountThing, *, even_if_not_due: bool = False) -> UUID | None:
         """The token of a lease on the session; null if it is leased to somebody or not due (any more)."""
@@ -109,6 +133,16 @@ class Leases:
                 .returning(sessions.c.id)
             )
             return token if claimed.one_or_none() is not None else None
+
+    async def mark_failing(self, session: AccountThing, now: Instant) -> None:
+        """Let the wait for evidence begin ``now``, unless it has begun, or a timeline came meanwhile."""
+        async with self._database.transaction() as transaction:
+            await transaction.execute(
+                update(sessions)
+                .where(sessions.c.account_id == session.account_id, sessions.c.id == session.id)
+                .where(sessions.c.failing_since.is_(None), sessions.c.due_at <= now)
+                .values(failing_since=now)
+            )
 
     def _too_far(self, now: Instant) -> Instant:
         """No lease that anybody took by a clock like ours ends after this."""

@@ -11,7 +11,7 @@ from app.core.ids import AccountThing
 from app.core.lifecycle import RECONCILED, State
 from app.core.units import US_PER_S, Instant, Micros
 from app.db.database import Database, DatabaseUnavailable, Transaction
-from app.gabber import Gabber, PulledTimeline, PullFailed
+from app.gabber import Gabber, PulledTimeline, PullFailed, PullFailure
 from app.ledger.book import Book, LedgerPorts
 from app.ledger.opening import open_book
 from app.ports.clock import Clock
@@ -37,6 +37,9 @@ PLACE_PATIENCE: Final = Micros(US_PER_S)
 
 DECISION_PATIENCE: Final = Micros(10 * US_PER_S)
 """So long somebody who decides a review waits for its timeline."""
+
+REFUSED_FOR: Final = Micros(600 * US_PER_S)
+"""A session whose pull is due for so long, and is not begun as the provider takes no request, is missing evidence."""
 
 MAX_BATCH: Final = 200
 log = structlog.get_logger(__name__)
@@ -123,8 +126,12 @@ class Reconciler:
         in_hand = {due.session for due in self._working.values()}
         found = [due for due in await self._leases.due(MAX_BATCH) if due.session not in in_hand]
         may_pull = True
+        refused: list[Due] = []
         for due in sorted(found, key=lambda due: due.pulls):  # else those in need of no pull would wait for a permit
-            if (due.pulls and not may_pull) or (due.failed and not self._has_place(due)):
+            if due.pulls and not may_pull:
+                refused.append(due)
+                continue
+            if due.failed and not self._has_place(due):
                 continue
             if not await self._wait_for_place(due):
                 continue
@@ -133,12 +140,37 @@ class Reconciler:
                 reserved = await self._permits.reserve(Purpose.PULL)
                 if isinstance(reserved, NotNow):
                     may_pull = False
+                    refused.append(due)
                     continue
                 permit = reserved
             task = asyncio.create_task(self._guarded(due.session, permit), name=f"reconcile {due.session.id}")
             self._working[task] = due
             task.add_done_callback(self._working.pop)
             begun.append(task)
+        for due in refused:
+            try:
+                await self._count_as_asked_in_vain(due)
+            except DatabaseUnavailable:
+                return
+            except Exception:
+                log.exception("reconcile.broke", session_id=str(due.session.id))
+
+    async def _count_as_asked_in_vain(self, due: Due) -> None:
+        """The session's timeline was not asked for, as the provider takes no request; it is missing all the same.
+
+        After the wait for evidence the session is a review, whichever is asked for first when the provider answers
+        again.
+        """
+        now = self._clock.now()
+        if due.state not in RECONCILED or now - due.due_at < REFUSED_FOR:
+            return
+        if due.failing_since is None:
+            await self._leases.mark_failing(due.session, now)
+        elif now - due.failing_since >= self._limits.evidence_wait:
+            token = await self._leases.take(due.session)
+            if token is not None:
+                failure = PullFailed(kind=PullFailure.RATE_LIMITED, detail="the provider takes no request")
+                await self._write(due.session, token, failure)
 
     def _has_place(self, due: Due) -> bool:
         taken = [other for other in self._working.values() if other.pulls == due.pulls]
@@ -180,7 +212,6 @@ class Reconciler:
         ``permit``: one that was reserved for its pull. NotNow: the provider takes no request; the session stays due.
         """
         used = False
-        asked_at = self._clock.now()
         try:
             token = await self._leases.take(key, even_if_not_due=now_please)
             if token is None:
@@ -198,14 +229,14 @@ class Reconciler:
             return pulled
         charged = session is not None and session.state is State.SETTLED
         try:
-            return await self._write(key, token, pulled, charged=charged, asked_at=asked_at)
+            return await self._write(key, token, pulled, charged=charged)
         except DatabaseUnavailable:
             raise
         except Exception as error:
             log.exception("reconcile.broke", session_id=str(key.id))
-            return await self._set_aside(key, token, type(error).__name__, asked_at)
+            return await self._set_aside(key, token, type(error).__name__)
 
-    async def _set_aside(self, key: AccountThing, token: UUID, error: str, asked_at: Instant) -> Outcome:
+    async def _set_aside(self, key: AccountThing, token: UUID, error: str) -> Outcome:
         """What cannot be worked on is tried again, each time after a longer while; after too long it is a review."""
         async with self._database.transaction() as transaction:
             now = self._clock.now()
@@ -213,7 +244,7 @@ class Reconciler:
             if found is None:
                 return Outcome.NOT_OURS
             book, session = found
-            outcome = await self._work(transaction, book, session, now, asked_at).put_off_what_broke(error)
+            outcome = await self._work(transaction, book, session, now).put_off_what_broke(error)
             await book.close()
         return outcome
 
@@ -237,7 +268,6 @@ class Reconciler:
         token: UUID,
         pulled: PulledTimeline | PullFailed | None,
         *,
-        asked_at: Instant,
         charged: bool = False,
     ) -> Outcome:
         """``charged``: the session had been settled when its lease was taken, and so it is under the same lease."""
@@ -247,7 +277,7 @@ class Reconciler:
             if found is None:
                 return Outcome.NOT_OURS
             book, session = found
-            work = self._work(transaction, book, session, now, asked_at)
+            work = self._work(transaction, book, session, now)
             # Whoever asks for a pull out of turn does not shorten a wait.
             due = session.due_at is not None and session.due_at <= now
             match session.state:
@@ -280,7 +310,7 @@ class Reconciler:
             return None
         return book, session
 
-    def _work(self, transaction: Transaction, book: Book, session: Session, now: Instant, asked_at: Instant) -> Work:
+    def _work(self, transaction: Transaction, book: Book, session: Session, now: Instant) -> Work:
         return Work(
             transaction,
             book,
@@ -290,5 +320,4 @@ class Reconciler:
             self._randomness,
             self._receiving,
             self._ledger,
-            asked_at,
         )

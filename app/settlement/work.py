@@ -13,7 +13,7 @@ from app.core.access import Actor
 from app.core.charge import Charge, Evidence, charge
 from app.core.lifecycle import RECONCILED, State
 from app.core.outages import Outage, passed_by
-from app.core.settlement import Over, Review, Settle, StillLive, contradicting, decide, failing_from, over_at
+from app.core.settlement import Over, Review, Settle, StillLive, contradicting, decide, over_at
 from app.core.units import US_PER_S, Instant, MicroCredits, Micros, seconds
 from app.core.waits import JITTER_PARTS, longest_waits
 from app.core.worst_case import largest_remaining_charge
@@ -100,9 +100,7 @@ class Work:
         randomness: Randomness,
         receiving: Receiving,
         ledger: LedgerPorts,
-        asked_at: Instant,
     ) -> None:
-        """``asked_at``: when the work on it began, before its pull."""
         self._transaction = transaction
         self._book = book
         self._session = session
@@ -111,7 +109,6 @@ class Work:
         self._randomness = randomness
         self._receiving = receiving
         self._ledger = ledger
-        self._asked_at = asked_at
         self._charge: NewCharge | None = None
 
     # Starts that were never answered
@@ -142,7 +139,7 @@ class Work:
         """No timeline this time: try again later, each time after a longer while; after too long it is a review."""
         session = self._session
         since = self._failing_since()
-        if self._now - since >= self._limits.evidence_wait:
+        if await self._in_vain_for_too_long(since):
             why = f"no usable timeline for {seconds(self._limits.evidence_wait)} s: {failure.kind.code}"
             await self._review(why)
             return Outcome.REVIEW
@@ -164,7 +161,7 @@ class Work:
         session = self._session
         attempts, wait = session.attempts + 1, self._backoff(session.attempts + 1)
         since = self._failing_since()
-        if session.state in RECONCILED and self._now - since >= self._limits.evidence_wait:
+        if session.state in RECONCILED and await self._in_vain_for_too_long(since):
             await self._review(f"it cannot be worked on: {error}")
             return Outcome.REVIEW
         # Whoever asks out of turn changes no wait: that of a review, above all, ends with the release of its hold.
@@ -408,8 +405,16 @@ class Work:
         return Micros(min(self._limits.reconcile_interval << min(attempts - 1, 16), MAX_BACKOFF))
 
     def _failing_since(self) -> Instant:
-        session = self._session
-        return failing_from(session.failing_since, due_at=session.due_at, asked_at=self._asked_at, now=self._now)
+        """Since when there was no usable timeline, now that there is none again."""
+        since = self._session.failing_since
+        return self._now if since is None or since > self._now else since  # in the future: by a clock set back since
+
+    async def _in_vain_for_too_long(self, since: Instant) -> bool:
+        """Whether the wait for evidence has passed, but for our own outages: who was away asked for nothing.
+
+        That the provider refuses us all that time is no outage of ours.
+        """
+        return self._now >= passed_by(since, self._limits.evidence_wait, await self._outages_since(since))
 
     # Steps
 

@@ -97,7 +97,7 @@ async def test_whoever_lost_the_lease_writes_nothing(talktime: World) -> None:
     assert await reconcile(talktime, session) is Outcome.SETTLED
     before = contents(talktime.service.database.conninfo)
     late = PulledTimeline(requested_at=requested_at, received_at=talktime.clock.now(), values=())
-    assert await reconciler._write(key, token, late, asked_at=requested_at) is Outcome.NOT_OURS
+    assert await reconciler._write(key, token, late) is Outcome.NOT_OURS
     assert contents(talktime.service.database.conninfo) == before
     assert len(await entries(talktime, user, "charge")) == 1
 
@@ -736,21 +736,46 @@ async def test_one_failed_pull_after_a_long_pause_of_ours_is_no_want_of_evidence
 
 @pytest.mark.parametrize("first", [429, 500])
 @pytest.mark.parametrize("second", [429, 500])
-async def test_neither_are_two_with_a_long_pause_of_ours_between_them(talktime: World, first: int, second: int) -> None:
-    _, session = await live(talktime)
-    talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", 20))
-    await talktime.heartbeats_until(session, 30)
-    talktime.clock.advance(31)
-    talktime.provider.timeline_status = first
-    await talktime.reconcile()
-    talktime.clock.advance(90_000)
-    talktime.provider.timeline_status = second
-    for _ in range(3):
+async def test_neither_are_two_with_an_outage_of_ours_between_them(
+    databases: WorkerDatabases, providers: ProviderHost, first: int, second: int
+) -> None:
+    async with world(databases.urls.service, providers.script(), reports=True) as talktime:
+        _, session = await live(talktime)
+        talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", 20))
+        await talktime.heartbeats_until(session, 30)
+        talktime.clock.advance(31)
+        await talktime.service.receiving.report()
+        talktime.provider.timeline_status = first
         await talktime.reconcile()
-        assert (await talktime.session(session))["state"] == "over"
-        talktime.clock.advance(400)
-    talktime.provider.timeline_status = 200
-    assert (await talktime.settle(session))["state"] == "settled"
+        talktime.clock.advance(90_000)
+        await talktime.service.receiving.report()
+        talktime.provider.timeline_status = second
+        for _ in range(3):
+            await talktime.reconcile()
+            assert (await talktime.session(session))["state"] == "over"
+            talktime.clock.advance(400)
+            await talktime.service.receiving.report()
+        talktime.provider.timeline_status = 200
+        assert (await talktime.settle(session))["state"] == "settled"
+
+
+@pytest.mark.parametrize(("status", "retry_after"), [(429, "3600"), (503, "3600"), (429, None)])
+async def test_a_provider_that_refuses_everybody_keeps_no_crowds_credits(
+    databases: WorkerDatabases, providers: ProviderHost, status: int, retry_after: str | None
+) -> None:
+    terms: dict[str, Any] = {"evidence_wait_s": 7_200, "review_after_s": 3_600}
+    async with world(databases.urls.service, providers.script(), permits=None, **terms) as talktime:
+        pairs = [await live(talktime) for _ in range(6)]
+        talktime.provider.timeline_status, talktime.provider.retry_after = status, retry_after
+        states: set[str] = set()
+        for _ in range(60):
+            talktime.clock.advance(300)
+            await talktime.reconcile()
+            states = {(await talktime.session(session))["state"] for _, session in pairs}
+        assert states == {"review"}
+        assert {(await talktime.balance(user))["held"] for user, _ in pairs} == {"0"}
+        why = (await talktime.session(pairs[-1][1]))["steps"][-1]["why"]
+        assert why.startswith("no usable timeline for 7200 s")
 
 
 async def test_a_pull_that_succeeds_begins_the_wait_for_evidence_anew(

@@ -9,7 +9,7 @@ from app.core.charge import Charge
 from app.core.gate import Admitted, NotCovered, admit
 from app.core.liveness import Envelope
 from app.core.rate_card import DEFAULT_RATE_CARD, RateCard
-from app.core.settlement import STOPS_SETTLEMENT, Over, Review, Settle, StillLive, decide, failing_from, over_at
+from app.core.settlement import STOPS_SETTLEMENT, Over, Review, Settle, StillLive, decide, over_at
 from app.core.timeline import Anomaly
 from app.core.units import Instant, MicroCredits, Micros
 from app.core.waits import CLOCK_MARGIN
@@ -185,27 +185,3 @@ def test_contradictions_wait_for_the_final_pull() -> None:
     contradictory = charge(anomalies=frozenset({Anomaly.BAD_SEGMENT}))
     early = decide(contradictory, over=OVER, pulled_at=OVER, now=OVER, settle_delay=DELAY_US, longest=HOUR)
     assert early == Over(OVER, FINAL)
-
-
-@pytest.mark.parametrize(
-    ("since", "due", "asked", "now", "expected"),
-    [
-        pytest.param(None, None, 10, 11, 11, id="the first"),
-        pytest.param(None, 3, 10, 11, 11, id="the first, late"),
-        pytest.param(5, 10, 10, 11, 5, id="in time"),
-        pytest.param(5, 20, 10, 11, 5, id="out of turn"),
-        pytest.param(5, None, 10, 11, 5, id="never due"),
-        pytest.param(5, 8, 10, 11, 7, id="2 late, which does not count; what the pull took does"),
-        pytest.param(5, 6, 100, 101, 99, id="a long pause of our own"),
-        pytest.param(5, 0, 100, 101, 101, id="never in the future"),
-        pytest.param(12, 10, 10, 11, 11, id="a clock that was set back"),
-    ],
-)
-def test_since_when_pulls_have_failed(since: int | None, due: int | None, asked: int, now: int, expected: int) -> None:
-    found = failing_from(
-        None if since is None else Instant(since),
-        due_at=None if due is None else Instant(due),
-        asked_at=Instant(asked),
-        now=Instant(now),
-    )
-    assert found == expected
