@@ -96,6 +96,9 @@ PARTITION_DAYS: Final = 7
 RETENTION_CHECK_S: Final = 600.0
 RETENTION_EVERY: Final = Micros(3600 * US_PER_S)
 
+FOLLOWED_AFTER: Final = 5
+"""Comparisons in a row by which the database's clock was off by the same: then ours is set by it, as at a start."""
+
 MAX_DISAGREEMENT: Final = Micros(US_PER_S)
 """Our clock may be this far from the database's; further off, the service is not ready."""
 
@@ -225,6 +228,7 @@ class Service:
         self._retention = Micros(settings.tick_retention_days * US_PER_DAY)
         self._rounds: set[asyncio.Task[object]] = set()
         self._disagreement: Micros | None = None
+        self._apart: list[Micros] = []
         self.app: ASGIApp = RequestIds(_Front(heartbeats, self._build_api(settings), self.clock_agrees, settings))
 
     # HTTP
@@ -397,13 +401,27 @@ class Service:
             return  # answered so late that it says too little
         self._disagreement = disagreement(before, database, after)
         if first:
-            self._clock.set_first(self._disagreement)
+            self._clock.set_anew(self._disagreement)
             self._disagreement = Micros(0)
         elif abs(self._disagreement) <= MAX_DISAGREEMENT:
             self._clock.adjust(self._disagreement)
             self._disagreement = Micros(0)
+            self._apart.clear()
+        elif self._stays_apart(self._disagreement):
+            # It was set, and stays so: all processes follow it, and a restarted one would at once.
+            log.error("clock.followed", microseconds=self._disagreement)
+            self._clock.set_anew(self._disagreement)
+            self._disagreement = Micros(0)
+            self._apart.clear()
         else:
             log.error("clock.disagrees", microseconds=self._disagreement)
+
+    def _stays_apart(self, disagreement: Micros) -> bool:
+        """Whether the database's clock has been off by the same for so many comparisons that it will stay so."""
+        if self._apart and abs(disagreement - self._apart[-1]) > MAX_DISAGREEMENT:
+            self._apart.clear()
+        self._apart.append(disagreement)
+        return len(self._apart) >= FOLLOWED_AFTER
 
     async def make_partitions(self) -> None:
         """Make the partitions in which heartbeats of the next days are kept."""

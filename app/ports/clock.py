@@ -46,8 +46,8 @@ class SystemClock:
         """Move the clock by ``disagreement`` (positive: forward). A move back shows as time standing still."""
         self._offset_us += disagreement
 
-    def set_first(self, disagreement: Micros) -> None:
-        """Move the clock before anything was stamped with it: a move back is no standing still then."""
+    def set_anew(self, disagreement: Micros) -> None:
+        """Move the clock as at a start, before anything is stamped with it: a move back is no standing still then."""
         self._offset_us += disagreement
         self._latest = Instant(0)
 

@@ -5,10 +5,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from app.core.units import US_PER_S, Instant, Micros, format_instant
 from app.ports.clock import SystemClock
-from app.service import MAX_DISAGREEMENT
+from app.service import FOLLOWED_AFTER, MAX_DISAGREEMENT
 from tests.support.clock import ManualClock
 from tests.support.postgres import WorkerDatabases, tell
 from tests.support.problems import problem
@@ -138,3 +139,31 @@ async def test_a_process_goes_on_by_itself_once_its_clock_agrees_again(
         await talktime.service.check_clock()
         assert talktime.service.clock_agrees()
         monkeypatch.setattr(talktime.service, "_clock", ManualClock())
+
+
+@pytest.mark.parametrize("jump_s", [-400 * 86_400, -10, 5, 3_600])
+async def test_a_database_clock_that_was_set_and_stays_so_is_followed(
+    databases: WorkerDatabases, providers: ProviderHost, monkeypatch: pytest.MonkeyPatch, jump_s: int
+) -> None:
+    async with world(databases.urls.service, providers.script()) as talktime:
+        service, clock = talktime.service, SystemClock()
+        monkeypatch.setattr(service, "_clock", clock)
+        await service.check_clock()
+        told, moved = service.database.clock, Micros(jump_s * US_PER_S)
+
+        async def jumped() -> Instant:
+            return Instant(await told() + moved)
+
+        monkeypatch.setattr(service.database, "clock", jumped)
+        for _ in range(3):
+            await service.check_clock()
+        moved = Micros((jump_s + 2) * US_PER_S)  # it still moves: that is no new time yet
+        for _ in range(FOLLOWED_AFTER - 1):
+            await service.check_clock()
+            assert not service.clock_agrees()
+        with capture_logs() as logs:
+            await service.check_clock()
+        assert [line["event"] for line in logs] == ["clock.followed"]
+        assert service.clock_agrees()
+        assert abs(clock.now() - await jumped()) < US_PER_S
+        monkeypatch.setattr(service, "_clock", ManualClock())

@@ -9,7 +9,7 @@ HOUR = Micros(3600 * US_PER_S)
 def test_a_clock_that_was_ahead_at_the_start_goes_on_from_the_right_time() -> None:
     clock = SystemClock()
     before = clock.now()
-    clock.set_first(Micros(-HOUR))
+    clock.set_anew(Micros(-HOUR))
     after = clock.now()
     assert before - HOUR <= after < before - HOUR + 60 * US_PER_S
 
