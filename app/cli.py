@@ -13,6 +13,7 @@ from typer import Argument, Option
 from app import __version__
 from app.commands.common import AsJson, DataDir, fail, print_json, session_key_of, settings_with, with_database
 from app.commands.finance import finance
+from app.commands.keys import keys
 from app.commands.ledger import balance, grant, statement
 from app.commands.replay import replay
 from app.commands.verification import export, verify
@@ -49,6 +50,7 @@ cli.command("finance")(finance)
 cli.command("verify")(verify)
 cli.command("replay")(replay)
 cli.add_typer(export)
+cli.add_typer(keys)
 
 
 @cli.command()
