@@ -89,6 +89,7 @@ class Database:
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_S,
             pool_pre_ping=False,
+            hide_parameters=True,  # in errors and in echoed statements: values are for nobody who reads logs
             connect_args={"prepare_threshold": None, "connect_timeout": CONNECT_TIMEOUT_S},
             # Clients' documents keep the digits of their numbers on the way in and out.
             json_serializer=dumps,
