@@ -12,6 +12,7 @@ from datetime import date
 from enum import StrEnum
 from typing import Final
 
+from psycopg import errors
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -20,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from app.core.lossless_json import dumps, loads
 from app.core.units import Instant, Micros, datetime_of, instant_of
 from app.db.migrate import expected_version
+from app.db.tables import metadata
 from app.db.turns import Turns
 
 LOCK_TIMEOUT_MS: Final = 5_000
@@ -48,6 +50,11 @@ _TICK_DAYS: Final = text(
 _DROP_TICK_PARTITION: Final = text("select outcome, unsettled from drop_tick_partition(:day)")
 _DROP_STRAY_TICKS: Final = text("select drop_stray_ticks(:older_than, :most)")
 
+_NOT_READABLE: Final = text(
+    "select count(*) from unnest(cast(:names as text[])) name "
+    "where to_regclass(name) is null or not has_table_privilege(to_regclass(name), 'select')"
+)
+
 _UNSAFE: Final = {
     "fsync": "off",
     "full_page_writes": "off",
@@ -73,6 +80,16 @@ class DatabaseUnavailable(Exception):
 
     Safe to try again with the same natural or idempotency key.
     """
+
+
+class DatabaseUnfit(DatabaseUnavailable):
+    """The database lacks a table, a column or a right that the service needs; nothing was changed.
+
+    The message says which, and holds no value.
+    """
+
+
+_UNFIT: Final = (errors.InsufficientPrivilege, errors.UndefinedTable, errors.UndefinedColumn)
 
 
 class Database:
@@ -143,6 +160,8 @@ class Database:
         except DBAPIError as error:
             if isinstance(error, OperationalError) or error.connection_invalidated:
                 raise DatabaseUnavailable(type(error.orig).__name__) from error
+            if isinstance(error.orig, _UNFIT):
+                raise DatabaseUnfit(error.orig.diag.message_primary or type(error.orig).__name__) from error
             raise
 
     async def clock(self) -> Instant:
@@ -187,6 +206,9 @@ class Database:
             version = (await connection.execute(text("select version_num from alembic_version"))).scalar_one_or_none()
             if version != expected_version():
                 found.append(f"schema version {version} where {expected_version()} is expected: run talktime migrate")
+            lacking = (await connection.execute(_NOT_READABLE, {"names": sorted(metadata.tables)})).scalar_one()
+            if lacking:
+                found.append(f"{lacking} tables are missing or closed to the service's role: run talktime migrate")
             for name, unsafe in _UNSAFE.items():
                 if (await connection.execute(text(f"show {name}"))).scalar_one() == unsafe:
                     found.append(f"{name} is off: acknowledged heartbeats could be lost")
