@@ -201,6 +201,8 @@ async def the_database_goes_away(talktime: World, urls: DatabaseUrls) -> None:
         response = await talktime.client.post("/api/start_session", json=own, headers=bearer(token))
         problem(response, 503, "unavailable")
         problem(await talktime.heartbeat(session), 503, "unavailable")
+        guess = await talktime.client.post("/webhooks/gabber/guess", json={"session_id": "x"})
+        assert (guess.status_code, guess.content) == (404, b"")
         assert "cannot be reached" in await faults(talktime, 503)
         assert (len(talktime.provider.starts), len(talktime.provider.ends)) == (started, ended)
     assert (await talktime.client.post("/v1/sessions", json=asked)).status_code == 201
