@@ -13,13 +13,14 @@ from typer import Argument, Option
 from app import __version__
 from app.commands.common import AsJson, DataDir, fail, print_json, session_key_of, settings_with, with_database
 from app.commands.finance import finance
+from app.commands.keys import keys
 from app.commands.ledger import balance, grant, statement
 from app.commands.replay import replay
 from app.commands.verification import export, verify
 from app.core.outages import Outage
 from app.core.rate_card import RateCard
 from app.core.units import Instant
-from app.db.database import Database, DatabaseUnavailable, Transaction
+from app.db.database import Database, DatabaseUnavailable, DatabaseUnfit, Transaction
 from app.db.embedded import EmbeddedPostgresError
 from app.db.migrate import migrate as run_migrations
 from app.demo.command import demo
@@ -49,6 +50,7 @@ cli.command("finance")(finance)
 cli.command("verify")(verify)
 cli.command("replay")(replay)
 cli.add_typer(export)
+cli.add_typer(keys)
 
 
 @cli.command()
@@ -169,6 +171,8 @@ def main() -> None:
     except OperationalError as error:
         told = str(error.orig).partition("\n")[0]
         typer.echo(f"The database cannot be used: {told}", err=True)
+    except DatabaseUnfit as error:
+        typer.echo(f"The database is not as it must be: {error}. talktime migrate", err=True)
     except DatabaseUnavailable:
         typer.echo("The database cannot be reached: check TALKTIME_DATABASE_URL, and that it is up.", err=True)
     else:

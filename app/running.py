@@ -79,7 +79,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     # embedded database with it, unclean.
     signal.signal(signal.SIGTERM, _leave)
     if settings.bootstrap_admin_key is None:
-        log.warning("no_admin_key", detail="TALKTIME_BOOTSTRAP_ADMIN_KEY is not set: every call will be refused")
+        log.info("no_bootstrap_key", detail="calls need an API key (talktime keys create) or a user token")
     for name in settings_without_effect():
         log.warning("setting.without_effect", name=name)
     with database_of(settings, for_long=True) as databases:

@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote_to_bytes
 import httpx
 import structlog
 from fastapi import Depends, FastAPI
+from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -29,7 +30,7 @@ from app.accounts.settings_routes import settings_routes
 from app.budget import ProviderBudget
 from app.core.ids import AccountThing
 from app.core.units import US_PER_DAY, US_PER_S, Micros, datetime_of
-from app.db.database import Database, DatabaseUnavailable, disagreement
+from app.db.database import Database, DatabaseUnavailable, DatabaseUnfit, disagreement
 from app.db.durable import DurableStatements
 from app.errors import INVALID_REQUEST, UNAVAILABLE, Problem
 from app.finance.routes import finance_routes
@@ -154,15 +155,10 @@ class Service:
             key_use=self._key_use,
         )
         self.permits = permits = permits or ProviderBudget(self.database, self._clock, settings.provider_max_rps)
-        gabber = Gabber(
-            base_url=settings.gabber_base_url,
-            api_key=settings.gabber_api_key.get_secret_value(),
-            timeout=settings.provider_timeout_s,
-            clock=self._clock,
-            transport=transport,
-            capabilities=Capabilities(can_end=Capability.END in settings.gabber_capabilities),
-            permits=permits,
-        )
+        try:
+            gabber = self._provider(settings, settings.gabber_api_key, transport, permits)
+        except ValueError as error:
+            raise BadSettings(f"TALKTIME_GABBER_BASE_URL or TALKTIME_GABBER_API_KEY: {error}") from None
         self._gabber = gabber
         self.tokens = WebhookTokens(KeyRing(secrets, Purpose.WEBHOOK))
         self.starts = Starts(
@@ -230,6 +226,19 @@ class Service:
         self._disagreement: Micros | None = None
         self._apart: list[Micros] = []
         self.app: ASGIApp = RequestIds(_Front(heartbeats, self._build_api(settings), self.clock_agrees, settings))
+
+    def _provider(
+        self, settings: Settings, key: SecretStr, transport: httpx.AsyncBaseTransport | None, permits: Permits
+    ) -> Gabber:
+        return Gabber(
+            base_url=settings.gabber_base_url,
+            api_key=key.get_secret_value(),
+            timeout=settings.provider_timeout_s,
+            clock=self._clock,
+            transport=transport,
+            capabilities=Capabilities(can_end=Capability.END in settings.gabber_capabilities),
+            permits=permits,
+        )
 
     # HTTP
 
@@ -312,8 +321,10 @@ class Service:
         """Why this process must not be given work now; empty if it may."""
         try:
             faults = await self.database.faults()
+        except DatabaseUnfit:
+            return ["the database holds no schema of ours, or one that is closed to the service's role"]
         except (DatabaseUnavailable, SQLAlchemyError):
-            return ["the database cannot be reached, or holds no schema of ours"]
+            return ["the database cannot be reached"]
         if not self.clock_agrees():
             faults.append("our clock and the database's disagree by more than a second")
         return faults

@@ -183,6 +183,40 @@ def show_grant(console: Console, document: dict[str, Any], *, new: bool) -> None
     console.print(f"{told}: {what}{when}.\n{document['id']}", markup=False, highlight=False, soft_wrap=True)
 
 
+def show_key(console: Console, document: dict[str, Any]) -> None:
+    """Print what a key may do and until when."""
+    until = _end_of(document) or "never expires"
+    told = f"{document['name']}: {', '.join(document['scopes'])}; {until}.\n{document['id']}"
+    console.print(told, markup=False, highlight=False, soft_wrap=True)
+
+
+def show_keys(console: Console, document: dict[str, Any]) -> None:
+    """Print a page of keys, and how to see more."""
+    table = Table()
+    for name in ("Key", "Name", "Scopes", "Made at", "Last used at", "Ends"):
+        table.add_column(name, overflow="fold")  # an id that is cut short finds nothing
+    for key in document["data"]:
+        used = key["last_used_at"]
+        table.add_row(
+            key["id"],
+            key["name"],
+            "\n".join(key["scopes"]),
+            key["created_at"][:19] + "Z",
+            "never" if used is None else used[:19] + "Z",
+            _end_of(key) or "never",
+        )
+    console.print(table, markup=False)
+    if document["next_cursor"] is not None:
+        told = f"There are older keys: --limit shows more of them, --cursor {document['next_cursor']} the next."
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
+
+
+def _end_of(key: dict[str, Any]) -> str | None:
+    if key["revoked_at"] is not None:
+        return f"revoked {key['revoked_at'][:19]}Z"
+    return None if key["expires_at"] is None else f"expires {key['expires_at'][:19]}Z"
+
+
 BALANCE: Final = {
     "balance": "balance",
     "held": "held by sessions",

@@ -29,7 +29,7 @@ async def balance_document(
     account_id = account_id_of(user_id)
     row = (await transaction.execute(select(accounts).where(accounts.c.account_id == account_id))).one_or_none()
     if row is None:
-        raise unknown_user(user_id)
+        raise unknown_user()
     account = await account_now(transaction, row, now, keys)
     card = await card_of_account(transaction, row.rate_card, now)
     talk_time = affordable_time(card.card, MicroCredits(max(0, account.available)), longest)
@@ -56,7 +56,7 @@ async def past_balance_document(transaction: Transaction, user_id: str, at: Inst
         raise invalid("/at", "must not be in the future")
     account_id = account_id_of(user_id)
     if not await is_known(transaction, account_id):
-        raise unknown_user(user_id)
+        raise unknown_user()
     balance = await _last(transaction, account_id, entries.c.balance_after, entries.c.created_at, entries.c.seq, at)
     held = await _last(transaction, account_id, hold_changes.c.held_after, hold_changes.c.at, hold_changes.c.seq, at)
     limit = await _last(
@@ -92,8 +92,9 @@ async def is_known(transaction: Transaction, account_id: UUID) -> bool:
     return (await transaction.execute(statement)).one_or_none() is not None
 
 
-def unknown_user(user_id: str) -> Problem:
-    return Problem(NOT_FOUND, f"there is no user {user_id!r}: a first grant or session makes one")
+def unknown_user() -> Problem:
+    """It does not repeat the address, in which a key may stand by mistake: answers are kept in logs of others."""
+    return Problem(NOT_FOUND, "there is no user with this id: a first grant or session makes one")
 
 
 def _expiring_next(account: Account) -> dict[str, Any] | None:

@@ -164,7 +164,7 @@ async def find_user(transaction: Transaction, user_id: str) -> dict[str, Any]:
     find = select(accounts).where(accounts.c.account_id == account_id_of(user_id))
     row = (await transaction.execute(find)).one_or_none()
     if row is None:
-        raise unknown_user(user_id)
+        raise unknown_user()
     return user_document(row)
 
 

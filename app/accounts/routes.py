@@ -72,7 +72,7 @@ def account_routes(database: Database, ledger: LedgerPorts, clock: Clock, longes
         async with database.reading() as transaction:
             found = await grants_page(transaction, user_id, limit=page_limit(limit), cursor=cursor)
         if found is None:
-            raise unknown_user(user_id)
+            raise unknown_user()
         return json_response(found)
 
     @router.post(

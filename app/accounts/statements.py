@@ -111,7 +111,7 @@ async def statement_page(
     """One page; 404 for a user never seen."""
     account_id = account_id_of(user_id)
     if not await is_known(transaction, account_id):
-        raise unknown_user(user_id)
+        raise unknown_user()
     statement = wanted.of(account_id)
     position = read_cursor(cursor, int)
     if position is not None:
@@ -144,7 +144,7 @@ async def statement_rows(database: Database, user_id: str, wanted: EntryFilter) 
             await transaction.execute(select(accounts.c.seq).where(accounts.c.account_id == account_id))
         ).scalar_one_or_none()
     if last is None:
-        raise unknown_user(user_id)
+        raise unknown_user()
     below = last + 1
     while True:
         async with database.reading() as transaction:

@@ -12,11 +12,12 @@ from typer import Option
 from app.core.access import Actor
 from app.core.ids import AccountThing, Kind, parse_public_id
 from app.db.database import Database, disagreement
+from app.db.migrate import schema_fault
 from app.http.answers import encode
 from app.http.csv_answers import Cell, csv_lines
 from app.ports.clock import Clock, SystemClock
 from app.running import database_of
-from app.settings import Settings, load_settings
+from app.settings import BadSettings, Settings, load_settings
 
 AsJson = Annotated[bool, Option("--json", help="Print JSON for scripts instead of tables.")]
 AsCsv = Annotated[bool, Option("--csv", help="Print CSV instead of tables.")]
@@ -36,7 +37,8 @@ def with_database(
     """Do ``work`` on the database that the settings name; an embedded one is started for it if it is down.
 
     ``existing``: for work that only reads. Where there is no embedded database yet none is made; raises
-    :class:`~app.db.embedded.EmbeddedPostgresError`.
+    :class:`~app.db.embedded.EmbeddedPostgresError`. Raises :class:`~app.settings.BadSettings` for a database of
+    one's own that cannot be worked on.
     """
 
     async def run(url: str) -> Result:
@@ -47,6 +49,8 @@ def with_database(
             await database.close()
 
     with database_of(settings, existing=existing) as databases:
+        if settings.database_url is not None and (fault := schema_fault(databases.service)) is not None:
+            raise BadSettings(fault)
         return asyncio.run(run(databases.service))
 
 

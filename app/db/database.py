@@ -15,6 +15,7 @@ from datetime import date
 from enum import StrEnum
 from typing import Final
 
+from psycopg import errors
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -23,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from app.core.lossless_json import dumps, loads
 from app.core.units import Instant, Micros, datetime_of, instant_of
 from app.db.migrate import expected_version
+from app.db.tables import metadata
 from app.db.turns import Turns
 
 LOCK_TIMEOUT_MS: Final = 5_000
@@ -47,6 +49,11 @@ _TICK_DAYS: Final = text(
 )
 _DROP_TICK_PARTITION: Final = text("select outcome, unsettled from drop_tick_partition(:day)")
 _DROP_STRAY_TICKS: Final = text("select drop_stray_ticks(:older_than, :most)")
+
+_NOT_READABLE: Final = text(
+    "select count(*) from unnest(cast(:names as text[])) name "
+    "where to_regclass(name) is null or not has_table_privilege(to_regclass(name), 'select')"
+)
 
 _UNSAFE: Final = {
     "fsync": "off",
@@ -75,6 +82,16 @@ class DatabaseUnavailable(Exception):
     """
 
 
+class DatabaseUnfit(DatabaseUnavailable):
+    """The database lacks a table, a column or a right that the service needs; nothing was changed.
+
+    The message says which, and holds no value.
+    """
+
+
+_UNFIT: Final = (errors.InsufficientPrivilege, errors.UndefinedTable, errors.UndefinedColumn)
+
+
 class Database:
     """A pool of connections of the service's role."""
 
@@ -89,6 +106,7 @@ class Database:
             max_overflow=0,
             pool_timeout=POOL_TIMEOUT_S,
             pool_pre_ping=False,
+            hide_parameters=True,  # in errors and in echoed statements: values are for nobody who reads logs
             connect_args={"autocommit": True, "prepare_threshold": None, "connect_timeout": CONNECT_TIMEOUT_S},
             use_native_hstore=False,  # there is none, and looking for it costs each first connection a query
             # Clients' documents keep the digits of their numbers on the way in and out.
@@ -141,6 +159,8 @@ class Database:
         except DBAPIError as error:
             if isinstance(error, OperationalError) or error.connection_invalidated:
                 raise DatabaseUnavailable(type(error.orig).__name__) from error
+            if isinstance(error.orig, _UNFIT):
+                raise DatabaseUnfit(error.orig.diag.message_primary or type(error.orig).__name__) from error
             raise
 
     async def clock(self) -> Instant:
@@ -185,6 +205,9 @@ class Database:
             version = (await connection.execute(text("select version_num from alembic_version"))).scalar_one_or_none()
             if version != expected_version():
                 found.append(f"schema version {version} where {expected_version()} is expected: run talktime migrate")
+            lacking = (await connection.execute(_NOT_READABLE, {"names": sorted(metadata.tables)})).scalar_one()
+            if lacking:
+                found.append(f"{lacking} tables are missing or closed to the service's role: run talktime migrate")
             for name, unsafe in _UNSAFE.items():
                 if (await connection.execute(text(f"show {name}"))).scalar_one() == unsafe:
                     found.append(f"{name} is off: acknowledged heartbeats could be lost")

@@ -8,7 +8,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import OperationalError, ProgrammingError
 
 _MIGRATIONS: Final = Path(__file__).resolve().parents[2] / "migrations"
 
@@ -40,6 +40,8 @@ def schema_fault(url: str) -> str | None:
             found = current_version(connection)
     except OperationalError:
         return "the database cannot be reached: check TALKTIME_DATABASE_URL, and that it is up"
+    except ProgrammingError:
+        return "the database's schema cannot be read by the role of TALKTIME_DATABASE_URL: talktime migrate"
     finally:
         engine.dispose()
     if found == expected_version():

@@ -64,15 +64,20 @@ def _gunzip(raw: bytes) -> bytes:
 def plain(text: str, *, secrets: tuple[str, ...] = (), limit: int = MAX_TEXT_CHARS) -> str:
     """A foreign text fit to be stored and shown: no secrets of ours in it, no invisible characters, bounded length.
 
-    Providers echo what they were sent: a message may quote the key or the webhook URL.
+    Providers echo what they were sent: a message may quote the key or a webhook, that of this session or of another.
     """
     for secret in secrets:
         if secret:
             text = text.replace(secret, "[removed]")
+    if secrets:
+        text = _LONG_TOKEN.sub("[removed]", text)
     # C*: controls, formats (which turn text around), lone surrogates (which no database takes); Zl, Zp: line breaks.
     visible = "".join(" " if unicodedata.category(c) in _INVISIBLE else c for c in text[: 4 * limit])
     return " ".join(visible.split())[:limit]
 
+
+_LONG_TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{64,}")
+"""No word of a language, but what a webhook's token looks like."""
 
 _INVISIBLE: Final = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 

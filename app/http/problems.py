@@ -12,7 +12,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from app.core.account import BrokenLedger
-from app.db.database import DatabaseUnavailable
+from app.db.database import DatabaseUnavailable, DatabaseUnfit
 from app.documents import MAX_ERRORS, pointer_to
 from app.errors import (
     INTERNAL,
@@ -56,7 +56,10 @@ def add_problem_handlers(api: FastAPI) -> None:
         return problem_response(Problem(INVALID_REQUEST, "a parameter is not as it must be", errors=errors))
 
     async def unavailable(_request: Request, error: Exception) -> Response:
-        log.warning("request.database_unavailable", why=str(error))
+        if isinstance(error, DatabaseUnfit):
+            log.error("request.database_unfit", why=str(error))
+        else:
+            log.warning("request.database_unavailable", why=str(error))
         return problem_response(Problem(UNAVAILABLE, "nothing may have been changed; try again with the same key"))
 
     async def contradiction(_request: Request, error: Exception) -> Response:

@@ -52,7 +52,7 @@ async def test_a_database_that_is_away_is_told(
             gone = type(talktime.service.database)(away)
             monkeypatch.setattr(talktime.service, "database", gone)
             assert await talktime.service.faults() == [
-                "the database cannot be reached, or holds no schema of ours",
+                "the database cannot be reached",
             ]
             await gone.close()
             monkeypatch.undo()

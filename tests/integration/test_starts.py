@@ -242,7 +242,7 @@ async def test_a_persona_that_the_provider_does_not_take_is_the_callers_to_mend(
     [
         ({"type": "usage_limit_exceeded", "message": "out of credit: 7 left"}, "usage_limit_exceeded", None),
         (["odd"], "http_429", "http_429"),
-        ({"type": "x", "message": "y" * 1_000}, "x", "y" * 300),
+        ({"type": "x", "message": "y." * 500}, "x", "y." * 150),
     ],
 )
 async def test_a_refusal_is_told_again_with_the_providers_reason(

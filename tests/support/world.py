@@ -20,6 +20,7 @@ from tests.support.postgres import ask, tell
 from tests.support.scripted_provider import ScriptedProvider
 
 ADMIN_KEY = "test-admin-key-0123456789"
+SECRET = "test-secret-0123456789"
 PUBLIC_URL = "http://talktime.example"
 FORGET_REPORTS = "delete from receiving"
 NO_LIMIT = Unlimited()
@@ -173,7 +174,7 @@ async def world(
         public_url=PUBLIC_URL,
         ledger_keys="test-ledger-key-0123456789",
         bootstrap_admin_key=ADMIN_KEY,
-        **({"secret": "test-secret-0123456789"} | NOT_LIMITED | settings),
+        **({"secret": SECRET} | NOT_LIMITED | settings),
     )
     service = Service(loaded, database_url, clock=clock, permits=permits)
     await service.start()

@@ -49,6 +49,7 @@ _ALWAYS: Final = {
     "log_destination": "stderr",
     "logging_collector": "off",
     "log_line_prefix": "%m [%p] %q%u@%d ",
+    "log_error_verbosity": "terse",  # the details of an error repeat rows
 }
 _DURABLE: Final = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 _NOT_DURABLE: Final = {
