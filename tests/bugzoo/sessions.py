@@ -498,16 +498,28 @@ BUGS: Final = (
         found_by=_test("test_set_back.py::test_a_session_that_runs_comes_into_review_and_its_credits_free"),
     ),
     Bug(
-        name="our-pause-is-want-of-evidence",
-        does="two failed pulls with a long pause of our own between them send a session into review",
+        name="our-outage-is-want-of-evidence",
+        does="two failed pulls with an outage of our own between them send a session into review",
         patches=(
             Patch(
-                "app.core.settlement",
-                "    late = 0 if due_at is None else max(0, asked_at - due_at)\n",
-                "    late = 0\n",
+                "app.settlement.work",
+                "passed_by(since, self._limits.evidence_wait, await self._outages_since(since))",
+                "since + self._limits.evidence_wait",
             ),
         ),
-        found_by=_test("test_settlement.py::test_neither_are_two_with_a_long_pause_of_ours_between_them"),
+        found_by=_test("test_settlement.py::test_neither_are_two_with_an_outage_of_ours_between_them"),
+    ),
+    Bug(
+        name="crowd-waits-for-ever",
+        does="sessions that the provider lets nobody ask for keep their holds for as long as it refuses",
+        patches=(
+            Patch(
+                "app.settlement.reconciler",
+                "        elif now - due.failing_since >= self._limits.evidence_wait:\n",
+                "        elif now < due.failing_since:\n",
+            ),
+        ),
+        found_by=_test("test_settlement.py::test_a_provider_that_refuses_everybody_keeps_no_crowds_credits"),
     ),
     Bug(
         name="given-up-unheard",

@@ -559,7 +559,7 @@ async def test_an_unknown_state_or_kind_is_refused(talktime: World) -> None:
 
 
 async def test_an_odd_name_or_user_in_a_query_is_refused(talktime: World) -> None:
-    for value in ("", "x" * 129, "%00", "%07", "%C2%85", "%E2%80%AE", "%CD%B8"):
+    for value in ("", "x" * 201, "%00", "%07", "%C2%85", "%E2%80%AE", "%CD%B8"):
         assert pointers(await talktime.client.get(f"/v1/sessions?user_id={value}")) == ["/user_id"]
         assert pointers(await talktime.client.get(f"/v1/rate-cards?name={value}")) == ["/name"]
         for name in ("actor", "action", "target", "request_id", "user_id"):

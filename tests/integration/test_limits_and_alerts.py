@@ -345,7 +345,8 @@ async def test_users_without_alerts_of_their_own_have_those_of_all(talktime: Wor
 
 
 async def test_the_audit_log_shows_changed_numbers(talktime: World) -> None:
-    assert (await talktime.client.patch("/v1/settings", json={"expiring_before_s": 7200.5})).status_code == 200
-    row = (await talktime.get("/v1/audit-log?target=settings&limit=1"))["data"][0]
+    changed = await talktime.client.patch("/v1/settings", json={"expiring_before_s": 7200.5})
+    assert changed.status_code == 200
+    row = (await talktime.get(f"/v1/audit-log?request_id={changed.headers['x-request-id']}"))["data"][0]
     assert row["after"]["expiring_before_s"] == 7200.5
     assert (await talktime.client.patch("/v1/settings", json={"expiring_before_s": 259200})).status_code == 200

@@ -11,13 +11,16 @@ from structlog.testing import capture_logs
 
 from app.gabber import PulledTimeline
 from app.settlement.work import Outcome
-from tests.support.postgres import WorkerDatabases, ask
+from tests.support.postgres import WorkerDatabases, ask, tell
 from tests.support.problems import problem
 from tests.support.scripted_provider import ProviderHost
 from tests.support.unchanged import contents
 from tests.support.world import World, world
 
 pytestmark = pytest.mark.anyio
+
+CALM = "update provider_budget set next_at = '2000-01-01', blocked_until = null"
+"""All tests of a worker share the provider's budget."""
 
 
 async def live(talktime: World, amount: str = "1000", **asked: Any) -> tuple[str, dict[str, Any]]:
@@ -765,6 +768,7 @@ async def test_a_provider_that_refuses_everybody_keeps_no_crowds_credits(
 ) -> None:
     terms: dict[str, Any] = {"evidence_wait_s": 7_200, "review_after_s": 3_600}
     async with world(databases.urls.service, providers.script(), permits=None, **terms) as talktime:
+        tell(databases.urls.service, CALM)
         pairs = [await live(talktime) for _ in range(6)]
         talktime.provider.timeline_status, talktime.provider.retry_after = status, retry_after
         states: set[str] = set()
@@ -776,6 +780,7 @@ async def test_a_provider_that_refuses_everybody_keeps_no_crowds_credits(
         assert {(await talktime.balance(user))["held"] for user, _ in pairs} == {"0"}
         why = (await talktime.session(pairs[-1][1]))["steps"][-1]["why"]
         assert why.startswith("no usable timeline for 7200 s")
+        tell(databases.urls.service, CALM)
 
 
 async def test_a_pull_that_succeeds_begins_the_wait_for_evidence_anew(
