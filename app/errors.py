@@ -71,7 +71,7 @@ SESSION_NOT_LIVE: Final = Code("session-not-live", 409, "The session does not ru
 END_REFUSED: Final = Code("end-refused", 502, "The provider did not end the session")
 END_UNCONFIRMED: Final = Code("end-unconfirmed", 504, "It is not known whether the session was ended", retryable=True)
 BUSY: Final = Code("busy", 503, "The service is busy", retryable=True)
-UNAVAILABLE: Final = Code("unavailable", 503, "The service cannot reach its database", retryable=True)
+UNAVAILABLE: Final = Code("unavailable", 503, "The service cannot work at the moment", retryable=True)
 INTERNAL: Final = Code("internal-error", 500, "Something broke here")
 
 
