@@ -197,6 +197,10 @@ class Auditor:
             if acknowledged > stored.get(call.id, 0):
                 detail = f"{call.id}: {acknowledged} acknowledged, {stored.get(call.id, 0)} stored, after {step}"
                 self.fail("an acknowledged heartbeat is lost", detail)
+            came = sum(beat.genuine and beat.arrived_at is not None and not beat.refused for beat in call.beats)
+            if stored.get(call.id, 0) > came:
+                detail = f"{call.id}: {stored[call.id]} stored, {came} not refused, after {step}"
+                self.fail("a heartbeat is stored that was refused, or never came", detail)
         for webhook, times in self._provider.asked.items():
             if times > 1:
                 self.fail("a session was asked for twice", webhook[-8:])

@@ -58,6 +58,18 @@ UNREPORTED: Final = 110 * US_PER_S
 OUTAGE_NAP_S: Final = 10
 """While the database is down, alarms are simulated this far apart only."""
 
+CROWD: Final = 5
+"""So many heartbeats of one session come at once."""
+
+CROWD_TRIES: Final = 60
+"""So often it is looked for a session that lives and was heard of."""
+
+QUEUE_HOLDS: Final = 2
+"""So many heartbeats may wait to be written in a world; in a real process thousands may."""
+
+POISON: Final = "poison"
+"""What the database of a world refuses in a heartbeat's further fields."""
+
 MISUSED: Final = 0.4
 """How often a key is used again for another request instead of the same."""
 
@@ -255,24 +267,60 @@ class World:
 
     # Heartbeats
 
-    async def deliver(self, webhook: str, body: bytes) -> int | None:
+    async def deliver(self, call: Call, beat: Beat, body: bytes) -> None:
+        beat.arrived_at = self.clock.now()
         process = None if self._deaf else self._pick("beat", self.loop.now_us)
-        if process is None:
-            return None
-        path = webhook
-        answer = await process.call("heartbeat", "POST", path, body, {"content-type": "application/json"})
+        if process is not None:
+            await self._deliver_to(process, call, beat, body)
+        beat.done_at = self.clock.now()
+
+    async def _deliver_to(self, process: Process, call: Call, beat: Beat, body: bytes) -> None:
+        answer = await process.call("heartbeat", "POST", call.webhook, body, {"content-type": "application/json"})
         if answer is None:
             self.say("heartbeat: no answer")
-            return None
+            return
+        beat.status, beat.problem = answer.status, answer.problem
         self.seen[f"heartbeat {answer.status} {answer.problem}".rstrip()] += 1
         self.say(f"heartbeat: {answer.status} {answer.problem}")
         try:
             if answer.status == 404:
-                self.auditor.fail("a genuine token was not known", webhook[-8:])
+                self.auditor.fail("a genuine token was not known", call.webhook[-8:])
             self.check("heartbeat")
         except Violation as violation:
             self._break(violation)  # here it would end the provider's task alone
-        return answer.status
+
+    async def _crowd(self, event: Event) -> None:
+        """Heartbeats of a session that lives come all at once: more than are taken, or one that cannot be stored.
+
+        All are copies of what the agent sends now, so none proves life where there is none.
+        """
+        for _ in range(CROWD_TRIES):
+            now = self.clock.now()
+            lives = [call for call in self.provider.calls.values() if call.heard and now < call.left_at]
+            if lives:
+                break
+            await asyncio.sleep(5)
+        else:
+            return
+        call = rng(self.plan.seed, "crowd", event.number).choice(lives)
+        good = json.dumps({"session_id": call.id}).encode()
+        bad = json.dumps({"session_id": call.id, "mood": POISON}).encode()
+        bodies = {"many": [good] * CROWD, "bad first": [bad, good], "bad last": [good, bad]}[event.args["how"]]
+        beats = [Beat(now, genuine=body is good) for body in bodies]
+        call.beats += beats
+        outside, lives_before = self._outside(), self._lives
+        await asyncio.gather(*(self.deliver(call, beat, body) for beat, body in zip(beats, bodies, strict=True)))
+        if any(beat.status == 204 and not beat.genuine for beat in beats):
+            self.auditor.fail("a heartbeat was acknowledged that cannot be stored", call.id)
+        told = {beat.status for beat in beats if beat.genuine}
+        unharmed = outside == self._outside() and lives_before == self._lives and None not in told
+        if event.args["how"] == "many":
+            taken = sum(beat.status == 204 for beat in beats)
+            self.seen["heartbeats above the queue"] += 0 < taken < len(beats)
+        elif unharmed and self.clock.now() == now:
+            self.seen["a poisoned batch"] += 1
+            if told != {204}:
+                self.auditor.fail("a bad heartbeat failed its neighbour", f"{call.id}: {told}")
 
     # Clients
 
@@ -407,6 +455,8 @@ class World:
                 await self._odd(event)
             case "repeat":
                 await self._repeat(event)
+            case "crowd":
+                await self._crowd(event)
             case "late beat":
                 await self._late_beat(event)
             case "second thoughts":
@@ -606,10 +656,9 @@ class World:
             await self.deliver_late(call)
 
     async def deliver_late(self, call: Call) -> None:
-        beat = Beat(self.clock.now(), arrived_at=self.clock.now())
+        beat = Beat(self.clock.now())
         call.beats.append(beat)
-        beat.status = await self.deliver(call.webhook, json.dumps({"session_id": call.id}).encode())
-        beat.done_at = self.clock.now()
+        await self.deliver(call, beat, json.dumps({"session_id": call.id}).encode())
         self.dice.fired["heartbeat/after the end"] += 1
 
     # The whole
@@ -777,7 +826,7 @@ async def prepare(url: str) -> None:
     clock = WorldClock(loop, ORIGIN)
     traps = Traps(STALL_S)
 
-    async def nowhere(_webhook: str, _body: bytes) -> int | None:
+    async def nowhere(_call: Call, _beat: Beat, _body: bytes) -> None:
         return None
 
     provider = Provider(clock, Dice(0, {}, ("start", "500")), nowhere)
