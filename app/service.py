@@ -391,8 +391,9 @@ class Service:
         if not isinstance(self._clock, SystemClock):
             return
         first = self._disagreement is None
-        before = self._clock.now()
-        database, after = await self.database.clock(), self._clock.now()
+        # By what it reads: a clock that stands still since it went back would seem to agree for a while.
+        before = self._clock.reading()
+        database, after = await self.database.clock(), self._clock.reading()
         if not first and after - before > MAX_DISAGREEMENT:
             return  # answered so late that it says too little
         self._disagreement = disagreement(before, database, after)
@@ -401,8 +402,9 @@ class Service:
             self._disagreement = Micros(0)
         elif abs(self._disagreement) <= MAX_DISAGREEMENT:
             self._clock.adjust(self._disagreement)
-            self._disagreement = Micros(0)
-        else:
+            # As long as it stands still, what it stamps lies ahead.
+            self._disagreement = Micros(self._clock.reading() - self._clock.now())
+        if abs(self._disagreement) > MAX_DISAGREEMENT:
             log.error("clock.disagrees", microseconds=self._disagreement)
 
     async def make_partitions(self) -> None:

@@ -138,3 +138,22 @@ async def test_a_process_goes_on_by_itself_once_its_clock_agrees_again(
         await talktime.service.check_clock()
         assert talktime.service.clock_agrees()
         monkeypatch.setattr(talktime.service, "_clock", ManualClock())
+
+
+async def test_a_clock_that_stands_still_is_measured_by_what_it_reads(
+    talktime: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = talktime.service
+    with monkeypatch.context() as patched:
+        clock = SystemClock()
+        patched.setattr(service, "_clock", clock)
+        await service.check_clock()
+        clock.now()
+        clock.adjust(Micros(-600 * US_PER_S))
+        await service.check_clock()
+        assert not service.clock_agrees(), "it went back this moment, and what it says has not changed yet"
+        clock.adjust(Micros(1_200 * US_PER_S))
+        clock.now()
+        clock.adjust(Micros(-600 * US_PER_S))
+        await service.check_clock()
+        assert not service.clock_agrees(), "it is right again, but says what it said when it was ahead"

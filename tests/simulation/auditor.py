@@ -180,6 +180,8 @@ class Auditor:
         """Raise :class:`Violation` if anything does not hold that must hold at any time."""
         if self._provider.ignored:
             self.fail("the provider's rate was not kept", f"{self._provider.ignored[0]}, after {step}")
+        if self._traps.done_astray:
+            self.fail("a process with a wrong clock did something", f"{self._traps.done_astray[0]}, after {step}")
         if self._checked == self._traps.commits:
             return
         self._checked = self._traps.commits

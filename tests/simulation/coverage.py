@@ -12,6 +12,8 @@ ENOUGH: Final = 200
 
 _BRANCHES: Final = (
     "a charge written off", "a poisoned batch", "adopted", "heartbeats above the queue", "closed",
+    "clock ahead", "clock behind", "heartbeat to a wrong clock", "write to a wrong clock", "ready again",
+    "not ready: clock", "not ready: no database", "restarted, as not ready",
     "pull 503 provider-busy", "start 503 provider-busy", "step - > starting", "step - > unconfirmed",
     "adjust 201", "adjust 409 below-floor", "anomaly: alive_beyond_timeline", "anomaly: bad_segment",
     "a shrunk timeline accepted", "anomaly: timeline_longer_than_elapsed", "anomaly: unknown_segment_type",

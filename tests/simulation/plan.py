@@ -172,6 +172,14 @@ def _further(seed: int, starts: Sequence[int]) -> list[tuple[int, str, bool, dic
     if crowd.random() < 0.4:
         when = crowd.choice(starts) + int(crowd.uniform(15, 80) * US_PER_S)
         planned.append((when, "crowd", False, {"how": crowd.choice(["many", "bad first", "bad last"])}))
+    astray = rng(seed, "astray")
+    if astray.random() < 0.2:
+        by = astray.choice([-7200, -600, -2, 2, 600, 7200])
+        # A clock that was ahead stands still when it is set right, for as long: only a new process helps.
+        args = {"by": by, "restart": by > 0 or astray.random() < 0.2, "noticed": astray.random() < 0.3}
+        # Shortly before somebody asks for a session, or while it runs.
+        when = astray.choice(starts) + int(astray.choice([-4, astray.uniform(5, 60)]) * US_PER_S)
+        planned.append((when, "astray", False, {**args, "seconds": astray.choice([20, 100, 300])}))
     return planned
 
 

@@ -35,7 +35,8 @@ HEARD: Final = 2_500_000
 """µs after which all processes have heard that the provider wants no requests: they may have had permits in hand."""
 
 SPOILS: Final = frozenset({"nan", "huge", "negative", "missing type", "missing seconds", "unknown type", "shrinks"})
-NOT_TAKEN: Final = frozenset({"busy"})
+WRONG_CLOCK: Final = "wrong clock"
+NOT_TAKEN: Final = frozenset({"busy", WRONG_CLOCK})
 """Problems whose heartbeat is stored nowhere."""
 
 LIES: Final = SPOILS | {"revised", "revised much"}

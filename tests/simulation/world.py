@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
@@ -29,7 +30,7 @@ from tests.simulation.dice import Dice, rng
 from tests.simulation.loop import VirtualLoop, WorldClock
 from tests.simulation.plan import CARDS, USERS, Event, Plan, conversation_of
 from tests.simulation.processes import ADMIN_KEY, PUBLIC_URL, Answer, Process
-from tests.simulation.provider import BASE, SAFE, Beat, Call, Provider
+from tests.simulation.provider import BASE, SAFE, WRONG_CLOCK, Beat, Call, Provider
 from tests.simulation.statements import Traps
 
 ORIGIN: Final = parse_instant("2025-03-01T12:00:00Z")
@@ -57,6 +58,12 @@ UNREPORTED: Final = 110 * US_PER_S
 
 OUTAGE_NAP_S: Final = 10
 """While the database is down, alarms are simulated this far apart only."""
+
+ASKED_IF_READY: Final = 0.5
+"""How often a process is asked whether it is ready while the database is away."""
+
+IDLE_TRIES: Final = 100
+"""So often it is looked for a process that has nothing to do."""
 
 CROWD: Final = 5
 """So many heartbeats of one session come at once."""
@@ -208,7 +215,7 @@ class World:
         self._lives += 1
         skew = rng(self.plan.seed, "skew", self._lives).randint(-SKEW, SKEW)
         name = f"{place}.{self._lives}"
-        clock = self.clock.skewed(skew)
+        clock = self.clock.of_process(skew)
         seed = f"{self.plan.seed}/{name}"
         process = Process(name, self._settings, self._url, clock, seed, self.provider, self.traps, Micros(REPORT_EVERY))
         if await process.start():
@@ -218,7 +225,7 @@ class World:
             self.say(f"process {name} did not come up")
 
     def _pick(self, *name: object) -> Process | None:
-        alive = [process for process in self._processes if process is not None and process.alive]
+        alive = [one for one in self._processes if one is not None and one.alive and not one.unready]
         return rng(self.plan.seed, "balancer", *name).choice(alive) if alive else None
 
     async def _work(self, place: int) -> None:
@@ -229,13 +236,14 @@ class World:
             drawn = rng(self.plan.seed, "alarm", place, rounds)
             wait_us = min(self.auditor.next_due()) - self.clock.now()
             await asyncio.sleep(max(0, min(wait_us, NAP)) / US_PER_S + drawn.uniform(0.2, 1.5))
-            if self.traps.down:
-                await asyncio.sleep(OUTAGE_NAP_S)
             process = self._processes[place]
+            if self.traps.down or (process is not None and process.astray):
+                await asyncio.sleep(OUTAGE_NAP_S)
+                process = self._processes[place]
             if process is None:
                 continue
             if self.clock.now() - reported_at >= UNREPORTED:
-                reported_at = self.clock.now()
+                reported_at = 0 if process.astray else self.clock.now()
                 self._spawn(self._round(process, "receiving", process.service.receiving.report))
             session_due_at, account_due_at = self.auditor.next_due()
             # A round that takes long does not hold up the next.
@@ -247,8 +255,11 @@ class World:
     async def _round(self, process: Process, operation: str, work: Any) -> None:
         self._busy += 1
         before = self._outside()
+        astray, commits, began = process.astray, self.traps.commits, self.loop.now_us
         try:
-            await process.run(operation, work)
+            await process.run(operation, lambda: process.service._if_the_clock_agrees(work))
+            if astray and self.loop.now_us == began and self.traps.commits > commits:
+                self.traps.done_astray.append(operation)
         except Exception as error:  # noqa: BLE001 - alarms log whatever fails, and come again
             if not _of_the_database(error) or before == self._outside():
                 self.auditor.fail(f"{operation} broke", repr(error))
@@ -275,11 +286,13 @@ class World:
         beat.done_at = self.clock.now()
 
     async def _deliver_to(self, process: Process, call: Call, beat: Beat, body: bytes) -> None:
+        astray = process.astray
         answer = await process.call("heartbeat", "POST", call.webhook, body, {"content-type": "application/json"})
         if answer is None:
             self.say("heartbeat: no answer")
             return
-        beat.status, beat.problem = answer.status, answer.problem
+        beat.status, beat.problem = answer.status, WRONG_CLOCK if astray else answer.problem
+        self.seen["heartbeat to a wrong clock"] += astray
         self.seen[f"heartbeat {answer.status} {answer.problem}".rstrip()] += 1
         self.say(f"heartbeat: {answer.status} {answer.problem}")
         try:
@@ -313,7 +326,8 @@ class World:
         if any(beat.status == 204 and not beat.genuine for beat in beats):
             self.auditor.fail("a heartbeat was acknowledged that cannot be stored", call.id)
         told = {beat.status for beat in beats if beat.genuine}
-        unharmed = outside == self._outside() and lives_before == self._lives and None not in told
+        refused = None in told or any(beat.problem == WRONG_CLOCK for beat in beats)
+        unharmed = outside == self._outside() and lives_before == self._lives and not refused
         if event.args["how"] == "many":
             taken = sum(beat.status == 204 for beat in beats)
             self.seen["heartbeats above the queue"] += 0 < taken < len(beats)
@@ -362,14 +376,15 @@ class World:
         process = self._pick(request.key, attempt, copy)
         if process is None:
             return None
-        before, began = self.auditor.fingerprint(), self.loop.now_us
+        before, began, astray = self.auditor.fingerprint(), self.loop.now_us, process.astray
         answer = await self._send_to(process, request)
         if answer is None:
             self.say(f"{request.operation} {request.key}: no answer")
             return None
         self.say(f"{request.operation} {request.key}: {answer.status} {answer.problem}")
         request.answers.append(answer)
-        definite = 400 <= answer.status < 500 or answer.problem == "provider-busy"
+        definite = 400 <= answer.status < 500 or answer.problem == "provider-busy" or astray
+        self.seen["write to a wrong clock"] += astray
         if definite and self.loop.now_us == began and not twice:
             self.auditor.check_no_trace(before, f"{request.operation} {answer.status} {answer.problem}")
         if answer.problem == "provider-busy":
@@ -463,10 +478,14 @@ class World:
                 told = [call for call in self.provider.calls.values() if call.pulls]
                 if told:
                     rng(self.plan.seed, "rewritten").choice(told).rewritten = args["how"]
+            case "astray":
+                await self._go_astray(event)
             case "outage":
                 began = self.clock.now()
                 self.traps.down = True
                 self.traps.fired[DOWN] += 1
+                if rng(self.plan.seed, "ready", event.number).random() < ASKED_IF_READY:
+                    await self._check_ready("not ready: no database", "the database cannot be reached")
                 await asyncio.sleep(args["seconds"])
                 self.traps.down = False
                 self.auditor.down.append((began, self.clock.now()))
@@ -490,6 +509,57 @@ class World:
                     await self._round(process, "purge", process.service.purge)
             case _:
                 raise AssertionError(event.kind)
+
+    async def _go_astray(self, event: Event) -> None:
+        """A process's clock jumps while it has nothing to do, and is wrong until it jumps back or the process dies.
+
+        What was under way would be stamped with both times, as the comparison comes every 2 s only: a known limit.
+        """
+        args = event.args
+        for _ in range(IDLE_TRIES):
+            process = self._pick("astray", event.number)
+            if process is not None and process.idle and not self.traps.down:
+                break
+            await asyncio.sleep(0.7)
+        else:
+            return
+        began = self.clock.now()
+        process.astray = True
+        self.say(f"the clock of process {process.name} jumps")
+        await process.jump(args["by"] * US_PER_S)
+        self.traps.fired["clock ahead" if args["by"] > 0 else "clock behind"] += 1
+        await self._check_ready("not ready: clock", "our clock and the database's disagree", process)
+        process.unready = args["noticed"]
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.life.gone.wait(), args["seconds"])
+        if not process.life.ended() and (args["restart"] or self.traps.down):
+            self.seen["restarted, as not ready"] += 1
+            await process.die()
+        elif not process.life.ended():
+            await process.jump(-args["by"] * US_PER_S)
+            process.astray = process.unready = False
+            self.say(f"the clock of process {process.name} is right again")
+            await self._check_ready("ready again", None, process)
+        if self.plan.processes == 1:
+            # Nobody received.
+            self.auditor.down.append((began, self.clock.now()))
+
+    async def _check_ready(self, what: str, fault: str | None, process: Process | None = None) -> None:
+        """Whether a process tells this fault and no other, or that it is ready; it says in any case that it lives."""
+        outside = self._outside()
+        process = process or self._pick(what, self.loop.now_us)
+        if process is None:
+            return
+        lives = await process.call("ready", "GET", "/healthz")
+        told = await process.call("ready", "GET", "/readyz")
+        if lives is None or told is None or (outside != self._outside() and not self.traps.down):
+            return
+        self.seen[what] += 1
+        # The database of the worlds is a fast one, of which a real service must not be served.
+        faults = [found for found in told.json()["faults"] if "could be lost" not in found]
+        rightly = not faults if fault is None else len(faults) == 1 and fault in faults[0]
+        if (lives.status, told.status) != (200, 503) or not rightly:
+            self.auditor.fail("not what can be said of a process", f"{what}: {lives.status}, {told.status} {faults}")
 
     async def _grant(self, event: Event) -> None:
         args = event.args
@@ -624,7 +694,9 @@ class World:
             return
         before, outside = self.auditor.fingerprint(), self._outside()
         answer = await process.call("odd", method, path, body, {"content-type": "application/json"})
-        if answer is not None and (answer.status < 500 or outside == self._outside()):
+        if process.astray:
+            self.auditor.check_no_trace(before, "odd request to a wrong clock")
+        elif answer is not None and (answer.status < 500 or outside == self._outside()):
             self.seen[f"odd {answer.status}"] += 1
             if not 400 <= answer.status < 500:
                 self.auditor.fail("odd request", f"{method} {path} {body!r}: {answer.status}")
