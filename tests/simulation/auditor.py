@@ -129,6 +129,19 @@ class Acknowledged:
     answer: Any
 
 
+@dataclass
+class Credential:
+    """What somebody calls with: it may be refused from ``ends_from`` on and must be from ``ends_by`` on, if ever."""
+
+    secret: str
+    ends_from: int | None = None
+    ends_by: int | None = None
+
+    @property
+    def header(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.secret}"}
+
+
 Read = Callable[[str], Awaitable[Answer]]
 
 
@@ -319,6 +332,13 @@ class Auditor:
             if self._clock.now() > _us(row["at"]) + patience:
                 self.fail("a review keeps credits for too long", row["scenario"])
 
+    def check_credential(self, used: Credential, sent_at: int, status: int) -> None:
+        """A credential is taken as long as it is valid, and no longer; ``sent_at``: when it was used."""
+        if status == 401 and (used.ends_from is None or self._clock.now() < used.ends_from):
+            self.fail("a valid credential was refused", f"{used}, sent at {sent_at}")
+        if status < 500 and status != 401 and used.ends_by is not None and sent_at > used.ends_by:
+            self.fail("a credential was taken that had ended", f"{used}, sent at {sent_at}: {status}")
+
     def check_misuse(self, answer: Answer) -> None:
         """Another request under a key that was used must be refused."""
         if answer.status < 500 and answer.problem not in {"idempotency-conflict", "idempotency-in-flight"}:
@@ -330,7 +350,9 @@ class Auditor:
         for answer in answers:
             if answer.status == 201 or answer.status == 200:
                 body = answer.json()
-                told.add(str(body["session"]["id"] if "session" in body else body.get("id", body)))
+                told.add(
+                    str(body["session"]["id"] if "session" in body else body.get("id", body.get("expires_at", body)))
+                )
             elif answer.status in {502, 504} and operation == "start":
                 told.add(str(answer.json()["session_id"]))
             elif answer.status in {402, 422} and answer.problem != "idempotency-conflict":

@@ -12,6 +12,8 @@ ENOUGH: Final = 200
 
 _BRANCHES: Final = (
     "a charge written off", "a poisoned batch", "adopted", "heartbeats above the queue", "closed",
+    "an ended key refused", "by API key", "key 201", "revoke 200", "token 201", "user token, own: 200",
+    "user token, own: 401", "user token, another: 401", "user token, another: 403",
     "clock ahead", "clock behind", "heartbeat to a wrong clock", "write to a wrong clock", "ready again",
     "not ready: clock", "not ready: no database", "restarted, as not ready",
     "pull 503 provider-busy", "start 503 provider-busy", "step - > starting", "step - > unconfirmed",

@@ -180,6 +180,12 @@ def _further(seed: int, starts: Sequence[int]) -> list[tuple[int, str, bool, dic
         # Shortly before somebody asks for a session, or while it runs.
         when = astray.choice(starts) + int(astray.choice([-4, astray.uniform(5, 60)]) * US_PER_S)
         planned.append((when, "astray", False, {**args, "seconds": astray.choice([20, 100, 300])}))
+    keys = rng(seed, "keys")
+    if keys.random() < 0.2:
+        # Some are revoked when a session is about to be asked for.
+        seconds = max(0, keys.choice(starts) / US_PER_S + keys.choice([-5, -1, 0, 60]))
+        whose, ttl = keys.choice(USERS), keys.choice([60, 120, 300])
+        planned.append((0, "keys", False, {"user": whose, "seconds": seconds, "ttl": ttl}))
     return planned
 
 

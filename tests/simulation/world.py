@@ -25,7 +25,7 @@ from app.ledger.findings import Finding
 from app.ledger.verify import verify
 from app.settings import Settings, load_settings
 from app.settlement.replay import Replayed, replay_all
-from tests.simulation.auditor import Acknowledged, Auditor, Violation
+from tests.simulation.auditor import Acknowledged, Auditor, Credential, Violation
 from tests.simulation.dice import Dice, rng
 from tests.simulation.loop import VirtualLoop, WorldClock
 from tests.simulation.plan import CARDS, USERS, Event, Plan, conversation_of
@@ -64,6 +64,15 @@ ASKED_IF_READY: Final = 0.5
 
 IDLE_TRIES: Final = 100
 """So often it is looked for a process that has nothing to do."""
+
+BY_KEY: Final = frozenset({"grant", "start"})
+"""What customers do with an API key, if they have one."""
+
+WITH_KEY: Final = 0.6
+"""How often they use it for that."""
+
+VISIT_EVERY_S: Final = 60
+"""So often a user looks at balances."""
 
 CROWD: Final = 5
 """So many heartbeats of one session come at once."""
@@ -132,6 +141,8 @@ class Request:
     user: str | None
     key: str
     answers: list[Answer] = field(default_factory=list)
+    by: Credential | None = None
+    """With what it is sent, until that is refused; null: with the bootstrap key."""
 
 
 class World:
@@ -165,6 +176,8 @@ class World:
         self._broken: asyncio.Future[None] = loop.create_future()
         self._busy = 0
         self._resting = False
+        self._key: Credential | None = None
+        """What customers use instead of the bootstrap key, though it may have ended."""
         self._deaf = 0
         """While over 0, no heartbeat reaches us."""
 
@@ -382,6 +395,14 @@ class World:
             self.say(f"{request.operation} {request.key}: no answer")
             return None
         self.say(f"{request.operation} {request.key}: {answer.status} {answer.problem}")
+        if answer.status == 401 and request.by is not None:
+            # Who learns that his key has ended goes on with another one, under the same idempotency key.
+            if self.loop.now_us == began and not twice:
+                self.auditor.check_no_trace(before, "a key that has ended")
+            self.seen["an ended key refused"] += 1
+            request.by = None
+            return None
+        self.seen["by API key"] += request.by is not None
         request.answers.append(answer)
         definite = 400 <= answer.status < 500 or answer.problem == "provider-busy" or astray
         self.seen["write to a wrong clock"] += astray
@@ -398,7 +419,19 @@ class World:
     async def _send_to(self, process: Process, request: Request) -> Answer | None:
         body = json.dumps(request.body).encode()
         headers = {"content-type": "application/json", "idempotency-key": request.key}
-        return await process.call(request.operation, request.method, request.path, body, headers)
+        if request.by is None:
+            return await process.call(request.operation, request.method, request.path, body, headers)
+        used, sent_at, astray = request.by, self.clock.now(), process.astray
+        headers |= used.header
+        answer = await process.call(request.operation, request.method, request.path, body, headers)
+        if answer is not None:
+            self._judge(used, sent_at, answer, astray=astray)
+        return answer
+
+    def _judge(self, used: Credential, sent_at: int, answer: Answer, *, astray: bool) -> None:
+        # A process with a wrong clock answers reads, and expiry is a matter of time.
+        if not astray:
+            self.auditor.check_credential(used, sent_at, answer.status)
 
     async def read(self, what: str, path: str) -> Any:
         """What a call answers; null while nobody answers."""
@@ -416,7 +449,10 @@ class World:
     def _request(
         self, event: Event, operation: str, path: str, body: Mapping[str, Any], method: str = "POST"
     ) -> Request:
-        return Request(operation, method, path, body, event.args.get("user"), f"e{event.number}-{operation}")
+        request = Request(operation, method, path, body, event.args.get("user"), f"e{event.number}-{operation}")
+        if operation in BY_KEY and rng(self.plan.seed, "by key", request.key).random() < WITH_KEY:
+            request.by = self._key
+        return request
 
     async def _happen(self, event: Event) -> None:
         args = event.args
@@ -478,6 +514,8 @@ class World:
                 told = [call for call in self.provider.calls.values() if call.pulls]
                 if told:
                     rng(self.plan.seed, "rewritten").choice(told).rewritten = args["how"]
+            case "keys":
+                await self._keys(event)
             case "astray":
                 await self._go_astray(event)
             case "outage":
@@ -509,6 +547,48 @@ class World:
                     await self._round(process, "purge", process.service.purge)
             case _:
                 raise AssertionError(event.kind)
+
+    async def _keys(self, event: Event) -> None:
+        """An operator makes a key, which is revoked later, and a token for a user, who looks at his own balance."""
+        args = event.args
+        asked = {"name": f"k{event.number}", "scopes": ["credits:write", "sessions:write"]}
+        made = await self.ask(self._request(event, "key", "/v1/api-keys", asked))
+        path = f"/v1/users/{_segment(args['user'])}/tokens"
+        issued = await self.ask(self._request(event, "token", path, {"ttl_s": args["ttl"]}))
+        key = Credential(made.json()["secret"]) if made is not None and made.status == 201 else None
+        self._key = key
+        visits = self._spawn(self._visit(event, issued.json())) if issued is not None and issued.status == 201 else None
+        await asyncio.sleep(args["seconds"])
+        if made is not None and key is not None:
+            key.ends_from = self.clock.now()
+            revoke = self._request(event, "revoke", f"/v1/api-keys/{made.json()['id']}", {}, "DELETE")
+            done = await self.ask(revoke)
+            if done is not None and done.status == 200:
+                key.ends_by = self.clock.now()
+        if visits is not None:
+            await visits
+
+    async def _visit(self, event: Event, issued: Mapping[str, Any]) -> None:
+        expires_at = parse_instant(issued["expires_at"])
+        token = Credential(issued["token"], expires_at - SKEW, expires_at + SKEW)
+        while True:
+            ended = self.clock.now() > expires_at + SKEW
+            for user in USERS:
+                process = self._pick("visit", self.loop.now_us, user)
+                if process is None:
+                    continue
+                sent_at, astray = self.clock.now(), process.astray
+                answer = await process.call("read", "GET", f"/v1/users/{_segment(user)}/balance", headers=token.header)
+                if answer is None or answer.status >= 500 or astray:
+                    continue
+                self._judge(token, sent_at, answer, astray=astray)
+                own = user == event.args["user"]
+                self.seen[f"user token, {'own' if own else 'another'}: {answer.status}"] += 1
+                if answer.status == 200 and not own:
+                    self.auditor.fail("a user saw what is another's", user)
+            if ended:
+                return
+            await asyncio.sleep(VISIT_EVERY_S)
 
     async def _go_astray(self, event: Event) -> None:
         """A process's clock jumps while it has nothing to do, and is wrong until it jumps back or the process dies.
