@@ -183,7 +183,7 @@ def _further(seed: int, starts: Sequence[int]) -> list[tuple[int, str, bool, dic
     keys = rng(seed, "keys")
     if keys.random() < 0.2:
         # Some are revoked when a session is about to be asked for.
-        seconds = max(0, keys.choice(starts) / US_PER_S + keys.choice([-5, -1, 0, 60]))
+        seconds = max(0, keys.choice(starts) / US_PER_S + keys.choice([-5, -1, 0.04, 60]))
         whose, ttl = keys.choice(USERS), keys.choice([60, 120, 300])
         planned.append((0, "keys", False, {"user": whose, "seconds": seconds, "ttl": ttl}))
     return planned
