@@ -406,22 +406,27 @@ class Service:
         if not isinstance(self._clock, SystemClock):
             return
         first = self._disagreement is None
-        before = self._clock.now()
-        database, after = await self.database.clock(), self._clock.now()
+        # By what it reads: a clock that stands still since it went back would seem to agree for a while.
+        before = self._clock.reading()
+        database, after = await self.database.clock(), self._clock.reading()
         if not first and after - before > MAX_DISAGREEMENT:
             return  # answered so late that it says too little
-        self._disagreement = disagreement(before, database, after)
+        measured = disagreement(before, database, after)
         if first:
-            self._clock.set_anew(self._disagreement)
+            self._clock.set_anew(measured)
             self._disagreement = Micros(0)
-        elif abs(self._disagreement) <= MAX_DISAGREEMENT:
-            self._clock.adjust(self._disagreement)
-            self._disagreement = Micros(0)
+            return
+        near = abs(measured) <= MAX_DISAGREEMENT
+        if near:
+            self._clock.adjust(measured)
+        # As long as it stands still, what it stamps lies ahead.
+        self._disagreement = Micros(self._clock.reading() - self._clock.now()) if near else measured
+        if self.clock_agrees():
             self._apart.clear()
-        elif self._stays_apart(self._disagreement):
+        elif self._stays_apart(measured):
             # It was set, and stays so: all processes follow it, and a restarted one would at once.
             log.error("clock.followed", microseconds=self._disagreement)
-            self._clock.set_anew(self._disagreement)
+            self._clock.set_anew(Micros(0) if near else measured)
             self._disagreement = Micros(0)
             self._apart.clear()
         else:

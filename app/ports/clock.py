@@ -39,8 +39,12 @@ class SystemClock:
         self._latest = Instant(0)
 
     def now(self) -> Instant:
-        self._latest = max(self._latest, Instant(_monotonic_us() + self._offset_us))
+        self._latest = max(self._latest, self.reading())
         return self._latest
+
+    def reading(self) -> Instant:
+        """What the clock would say if it did not stand still after a move back: by this it is measured."""
+        return Instant(_monotonic_us() + self._offset_us)
 
     def adjust(self, disagreement: Micros) -> None:
         """Move the clock by ``disagreement`` (positive: forward). A move back shows as time standing still."""

@@ -522,6 +522,36 @@ BUGS: Final = (
         found_by=_test("test_settlement.py::test_a_provider_that_refuses_everybody_keeps_no_crowds_credits"),
     ),
     Bug(
+        name="poisoned-batch",
+        does="one heartbeat that cannot be stored fails those that are written with it",
+        patches=(Patch("app.heartbeats.writer", "            if len(batch) == 1:\n", "            if batch:\n"),),
+        found_by=Run(Layer.SIM, seed=28),
+    ),
+    Bug(
+        name="full-queue-acknowledged",
+        does="a heartbeat that finds the queue full is acknowledged and forgotten",
+        patches=(
+            Patch(
+                "app.heartbeats.endpoint",
+                'await self._answer(Problem(BUSY, "too many heartbeats are waiting"), scope, receive, send)\n',
+                "await self._answer_empty(send, 204)\n",
+            ),
+        ),
+        found_by=Run(Layer.SIM, seed=15),
+    ),
+    Bug(
+        name="stamped-by-a-wrong-clock",
+        does="a process whose clock is wrong takes heartbeats and stamps them by it",
+        patches=(
+            Patch(
+                "app.service",
+                'scope["path"].startswith(PATH) and self._clock_agrees():',
+                'scope["path"].startswith(PATH):',
+            ),
+        ),
+        found_by=Run(Layer.SIM, seed=36),
+    ),
+    Bug(
         name="given-up-unheard",
         does="an ambiguous start is given up for a silence in which our own outage lasted",
         patches=(

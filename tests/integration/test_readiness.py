@@ -167,3 +167,25 @@ async def test_a_database_clock_that_was_set_and_stays_so_is_followed(
         assert service.clock_agrees()
         assert abs(clock.now() - await jumped()) < US_PER_S
         monkeypatch.setattr(service, "_clock", ManualClock())
+
+
+async def test_a_clock_that_stands_still_is_measured_by_what_it_reads(
+    talktime: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = talktime.service
+    with monkeypatch.context() as patched:
+        clock = SystemClock()
+        patched.setattr(service, "_clock", clock)
+        await service.check_clock()
+        clock.now()
+        clock.adjust(Micros(-600 * US_PER_S))
+        await service.check_clock()
+        assert not service.clock_agrees(), "it went back this moment, and what it says has not changed yet"
+        clock.adjust(Micros(1_200 * US_PER_S))
+        clock.now()
+        clock.adjust(Micros(-600 * US_PER_S))
+        await service.check_clock()
+        assert not service.clock_agrees(), "it is right again, but says what it said when it was ahead"
+        for _ in range(FOLLOWED_AFTER):
+            await service.check_clock()
+        assert service.clock_agrees(), "it is not waited for until the time of before has come"

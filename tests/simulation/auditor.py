@@ -129,6 +129,19 @@ class Acknowledged:
     answer: Any
 
 
+@dataclass
+class Credential:
+    """What somebody calls with: it may be refused from ``ends_from`` on and must be from ``ends_by`` on, if ever."""
+
+    secret: str
+    ends_from: int | None = None
+    ends_by: int | None = None
+
+    @property
+    def header(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.secret}"}
+
+
 Read = Callable[[str], Awaitable[Answer]]
 
 
@@ -180,6 +193,8 @@ class Auditor:
         """Raise :class:`Violation` if anything does not hold that must hold at any time."""
         if self._provider.ignored:
             self.fail("the provider's rate was not kept", f"{self._provider.ignored[0]}, after {step}")
+        if self._traps.done_astray:
+            self.fail("a process with a wrong clock did something", f"{self._traps.done_astray[0]}, after {step}")
         if self._checked == self._traps.commits:
             return
         self._checked = self._traps.commits
@@ -197,6 +212,10 @@ class Auditor:
             if acknowledged > stored.get(call.id, 0):
                 detail = f"{call.id}: {acknowledged} acknowledged, {stored.get(call.id, 0)} stored, after {step}"
                 self.fail("an acknowledged heartbeat is lost", detail)
+            came = sum(beat.genuine and beat.arrived_at is not None and not beat.refused for beat in call.beats)
+            if stored.get(call.id, 0) > came:
+                detail = f"{call.id}: {stored[call.id]} stored, {came} not refused, after {step}"
+                self.fail("a heartbeat is stored that was refused, or never came", detail)
         for webhook, times in self._provider.asked.items():
             if times > 1:
                 self.fail("a session was asked for twice", webhook[-8:])
@@ -313,6 +332,13 @@ class Auditor:
             if self._clock.now() > _us(row["at"]) + patience:
                 self.fail("a review keeps credits for too long", row["scenario"])
 
+    def check_credential(self, used: Credential, sent_at: int, status: int) -> None:
+        """A credential is taken as long as it is valid, and no longer; ``sent_at``: when it was used."""
+        if status == 401 and (used.ends_from is None or self._clock.now() < used.ends_from):
+            self.fail("a valid credential was refused", f"{used}, sent at {sent_at}")
+        if status < 500 and status != 401 and used.ends_by is not None and sent_at > used.ends_by:
+            self.fail("a credential was taken that had ended", f"{used}, sent at {sent_at}: {status}")
+
     def check_misuse(self, answer: Answer) -> None:
         """Another request under a key that was used must be refused."""
         if answer.status < 500 and answer.problem not in {"idempotency-conflict", "idempotency-in-flight"}:
@@ -324,7 +350,9 @@ class Auditor:
         for answer in answers:
             if answer.status == 201 or answer.status == 200:
                 body = answer.json()
-                told.add(str(body["session"]["id"] if "session" in body else body.get("id", body)))
+                told.add(
+                    str(body["session"]["id"] if "session" in body else body.get("id", body.get("expires_at", body)))
+                )
             elif answer.status in {502, 504} and operation == "start":
                 told.add(str(answer.json()["session_id"]))
             elif answer.status in {402, 422} and answer.problem != "idempotency-conflict":

@@ -11,8 +11,12 @@ ENOUGH: Final = 200
 """Of fewer seeds nothing is demanded."""
 
 _BRANCHES: Final = (
-    "a charge written off", "adopted", "closed", "pull 503 provider-busy",
-    "start 503 provider-busy", "step - > starting", "step - > unconfirmed",
+    "a charge written off", "a poisoned batch", "adopted", "heartbeats above the queue", "closed",
+    "an ended key refused", "by API key", "key 201", "revoke 200", "token 201", "user token, own: 200",
+    "user token, own: 401", "user token, another: 401", "user token, another: 403",
+    "clock ahead", "clock behind", "heartbeat to a wrong clock", "write to a wrong clock", "ready again",
+    "not ready: clock", "not ready: no database", "restarted, as not ready",
+    "pull 503 provider-busy", "start 503 provider-busy", "step - > starting", "step - > unconfirmed",
     "adjust 201", "adjust 409 below-floor", "anomaly: alive_beyond_timeline", "anomaly: bad_segment",
     "a shrunk timeline accepted", "anomaly: timeline_longer_than_elapsed", "anomaly: unknown_segment_type",
     "anomaly: unwitnessed_speech", "card 201", "controls 200", "database down", "deaf",
@@ -22,7 +26,8 @@ _BRANCHES: Final = (
     "event grant.created", "event grant.expired", "event grant.expiring", "event grant.voided",
     "event session.failed", "event session.live", "event session.over", "event session.review",
     "event session.settled", "event session.started", "grant 201", "grant active", "grant expired", "grant voided",
-    "heartbeat 204", "heartbeat 409 session-mismatch", "heartbeat 422 invalid-request", "heartbeat 503 unavailable",
+    "heartbeat 204", "heartbeat 409 session-mismatch", "heartbeat 422 invalid-request",
+    "heartbeat 503 busy", "heartbeat 503 unavailable",
     "heartbeat/after the end", "heartbeats dropped", "hold lower", "hold release", "hold settle", "hold start",
     "idempotency-key-expired", "killed", "limits 200", "misused key", "not billed: after_last_proof",
     "not billed: after_time_limit",

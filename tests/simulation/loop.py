@@ -8,9 +8,13 @@ import asyncio
 import math
 import selectors
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from app.core.units import US_PER_S, Instant, Micros
+from app.ports.clock import SystemClock
+
+FIRST_OFF: Final = 3600 * US_PER_S
+"""By how many µs a process's clock is behind before it is compared for the first time."""
 
 
 class Standstill(Exception):
@@ -67,15 +71,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 class WorldClock:
-    """The true time of the simulated world; ``skew``: how far a process's clock is ahead of it."""
+    """The true time of the simulated world, which is that of its database."""
 
-    def __init__(self, loop: VirtualLoop, origin: Instant, skew: int = 0) -> None:
+    def __init__(self, loop: VirtualLoop, origin: Instant) -> None:
         self._loop = loop
         self._origin = origin
-        self._skew = skew
 
     def now(self) -> Instant:
-        return Instant(self._origin + self._skew + self._loop.now_us)
+        return Instant(self._origin + self._loop.now_us)
 
     async def sleep(self, duration: Micros) -> None:
         await asyncio.sleep(self.real_seconds(duration))
@@ -83,5 +86,30 @@ class WorldClock:
     def real_seconds(self, duration: Micros) -> float:
         return max(0, duration) / US_PER_S
 
-    def skewed(self, skew: int) -> "WorldClock":
-        return WorldClock(self._loop, self._origin, skew)
+    def of_process(self, skew: int) -> "ProcessClock":
+        """A process's own clock, which makes a mistake of ``skew`` µs when it is compared with the database's."""
+        return ProcessClock(self._loop, self, skew)
+
+
+class ProcessClock(SystemClock):
+    """The clock of a process, as the product has it, on the monotonic time of a machine that can jump."""
+
+    def __init__(self, loop: VirtualLoop, true: WorldClock, skew: int) -> None:
+        super().__init__()
+        self._loop = loop
+        self._true = true
+        self._skew = skew
+        self._jumped = 0
+        # What its machine says at first is of no use.
+        self._offset_us = true.now() - loop.now_us - FIRST_OFF
+
+    def reading(self) -> Instant:
+        return Instant(self._loop.now_us + self._jumped + self._offset_us)
+
+    def jump(self, by: int) -> None:
+        """The machine's time goes forward by ``by`` µs at once, or back."""
+        self._jumped += by
+
+    async def database(self) -> Instant:
+        """The database's clock, as it is read from here."""
+        return Instant(self._true.now() + self._skew)

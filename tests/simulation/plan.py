@@ -1,6 +1,6 @@
 """What a seed plans: who does what when, what lies in wait, and how likely what goes wrong."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -153,14 +153,40 @@ def plan_of(seed: int) -> Plan:
         elif operation in {"void", "adjust", "limits", "card", "controls", "purge"}:
             _plan_one(draw, plan, operation, at(10, MAIN_S))
     planned.sort(key=lambda item: (item[2], item[0]))
+    # What came later is numbered after the rest, so that this keeps its numbers, from which its own dice are drawn.
+    numbered = [Event(number, *item) for number, item in enumerate([*planned, *_further(seed, starts)])]
     return Plan(
         seed=seed,
         processes=draw.choice([1, 1, 1, 2]),
         rates={group: draw.choice([0, 0.1, 0.3]) for group in FAULTS},
         favourite=ALL[seed % len(ALL)],
-        events=tuple(Event(number, *item) for number, item in enumerate(planned)),
+        events=tuple(sorted(numbered, key=lambda event: (event.late, event.at))),
         month_later=draw.random() < 0.1,
     )
+
+
+def _further(seed: int, starts: Sequence[int]) -> list[tuple[int, str, bool, dict[str, Any]]]:
+    """Further events, each kind drawn by itself; ``starts``: when the first sessions are asked for."""
+    planned: list[tuple[int, str, bool, dict[str, Any]]] = []
+    crowd = rng(seed, "crowd")
+    if crowd.random() < 0.4:
+        when = crowd.choice(starts) + int(crowd.uniform(15, 80) * US_PER_S)
+        planned.append((when, "crowd", False, {"how": crowd.choice(["many", "bad first", "bad last"])}))
+    astray = rng(seed, "astray")
+    if astray.random() < 0.2:
+        by = astray.choice([-7200, -600, -2, 2, 600, 7200])
+        # A clock that was ahead stands still when it is set right, for as long: only a new process helps.
+        args = {"by": by, "restart": by > 0 or astray.random() < 0.2, "noticed": astray.random() < 0.3}
+        # Shortly before somebody asks for a session, or while it runs.
+        when = astray.choice(starts) + int(astray.choice([-4, astray.uniform(5, 60)]) * US_PER_S)
+        planned.append((when, "astray", False, {**args, "seconds": astray.choice([20, 100, 300])}))
+    keys = rng(seed, "keys")
+    if keys.random() < 0.2:
+        # Some are revoked when a session is about to be asked for.
+        seconds = max(0, keys.choice(starts) / US_PER_S + keys.choice([-5, -1, 0.04, 60]))
+        whose, ttl = keys.choice(USERS), keys.choice([60, 120, 300])
+        planned.append((0, "keys", False, {"user": whose, "seconds": seconds, "ttl": ttl}))
+    return planned
 
 
 def _plan_one(draw: Any, plan: Any, kind: str, when: int, *, late: bool = False) -> None:

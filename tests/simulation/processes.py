@@ -13,12 +13,16 @@ from fastapi import routing
 from sqlalchemy.util import LRUCache
 
 from app.core.units import Micros
+from app.db.database import DatabaseUnavailable
 from app.ports.randomness import SeededRandomness
 from app.service import Service
 from app.settings import Settings
-from tests.simulation.loop import WorldClock
+from tests.simulation.loop import ProcessClock, WorldClock
 from tests.simulation.provider import Provider
 from tests.simulation.statements import LIFE, OPERATION, SLICE, Died, Life, Operation, Traps
+
+WRONG_CLOCK: Final = 503
+"""How a process must answer to every write while its clock is wrong."""
 
 ADMIN_KEY: Final = "simulated-admin-key"
 PUBLIC_URL: Final = "http://talktime.example"
@@ -124,7 +128,7 @@ class Process:
         name: str,
         settings: Settings,
         url: str,
-        clock: WorldClock,
+        clock: WorldClock | ProcessClock,
         seed: str,
         provider: Provider,
         traps: Traps,
@@ -142,6 +146,13 @@ class Process:
             settings, url, clock=clock, randomness=randomness, transport=provider, report_every=report_every
         )
         COMPILED.share(self.service)
+        self.astray = False
+        """Its clock is wrong by more than it may be, and it has had the time to notice."""
+        self.unready = False
+        """Whoever distributes requests has seen that it is not ready."""
+        if isinstance(clock, ProcessClock):
+            database: Any = self.service.database
+            database.clock = self._database_clock
         # Whether a slice is in hand must not move the points at which traps wait for what asks for it.
         budget: Any = self.service.permits
         budget._lease, budget.block = _as_slice(budget._lease), _as_slice(budget.block)
@@ -149,6 +160,22 @@ class Process:
     @property
     def alive(self) -> bool:
         return not self.life.ended()
+
+    @property
+    def idle(self) -> bool:
+        return not self._tasks
+
+    async def _database_clock(self) -> Any:
+        assert isinstance(self.clock, ProcessClock)
+        if self.life.traps.down:
+            raise DatabaseUnavailable("the database cannot be reached")
+        return await self.clock.database()
+
+    async def jump(self, by: int) -> None:
+        """Its clock jumps by ``by`` µs, and is compared with the database's at once."""
+        assert isinstance(self.clock, ProcessClock)
+        self.clock.jump(by)
+        await self.run("clock", self.service.check_clock)
 
     async def start(self) -> bool:
         """Whether it came up."""
@@ -231,9 +258,12 @@ class Process:
             await _exchange(self.service.app, scope, body, answered)
 
         work = asyncio.ensure_future(self.run(operation, exchange))
+        astray = self.astray
         # What has left the process is answered, whatever becomes of the process then.
         await asyncio.wait({work, answered}, return_when=asyncio.FIRST_COMPLETED)
         if answered.done():
+            if astray and method != "GET" and answered.result().status != WRONG_CLOCK:
+                self.life.traps.done_astray.append(f"{method} {path}: {answered.result().status}")
             return answered.result()
         work.result()
         return None

@@ -35,11 +35,15 @@ HEARD: Final = 2_500_000
 """µs after which all processes have heard that the provider wants no requests: they may have had permits in hand."""
 
 SPOILS: Final = frozenset({"nan", "huge", "negative", "missing type", "missing seconds", "unknown type", "shrinks"})
+WRONG_CLOCK: Final = "wrong clock"
+NOT_TAKEN: Final = frozenset({"busy", WRONG_CLOCK})
+"""Problems whose heartbeat is stored nowhere."""
+
 LIES: Final = SPOILS | {"revised", "revised much"}
 """After these a timeline is not what was said."""
 
-Send = Callable[[str, bytes], Awaitable[int | None]]
-"""Delivers a heartbeat to one of our processes: its answer's status, or null."""
+Send = Callable[["Call", "Beat", bytes], Awaitable[None]]
+"""Delivers a heartbeat with a body to one of our processes, and notes in it what came of it."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,13 @@ class Beat:
     arrived_at: int | None = None
     """When one of our processes got it."""
     done_at: int | None = None
+    problem: str = ""
+    """The code of the problem that was answered; empty: none was."""
+
+    @property
+    def refused(self) -> bool:
+        """It was answered that it was not taken: not merely that nobody knows."""
+        return self.problem in NOT_TAKEN
 
 
 @dataclass
@@ -110,6 +121,11 @@ class Call:
     @property
     def connected_at(self) -> int:
         return self.started_at + self.conversation.connects_after
+
+    @property
+    def heard(self) -> bool:
+        """Whether a heartbeat of it was acknowledged."""
+        return any(beat.genuine and beat.status == 204 for beat in self.beats)
 
     @property
     def left_at(self) -> int:
@@ -378,9 +394,7 @@ class Provider(httpx.AsyncBaseTransport):
             if attempt:
                 beat = Beat(self._clock.now(), genuine=beat.genuine)
                 call.beats.append(beat)
-            beat.arrived_at = self._clock.now()
-            beat.status = await self._send(call.webhook, body)
-            beat.done_at = self._clock.now()
+            await self._send(call, beat, body)
             if beat.status is not None and beat.status < 500:
                 return
             if drawn.random() < 0.5:

@@ -16,13 +16,14 @@ from sqlalchemy import make_url
 
 from app.db.embedded.roles import SERVICE
 from app.db.migrate import migrate
+from app.heartbeats import writer
 from tests.simulation.auditor import Violation
 from tests.simulation.loop import Standstill, VirtualLoop
 from tests.simulation.plan import Plan
 from tests.simulation.processes import signatures_read_once
 from tests.simulation.statements import blocking_statements
-from tests.simulation.world import World, prepare
-from tests.support.postgres import WorkerDatabases, worker_databases
+from tests.simulation.world import POISON, QUEUE_HOLDS, World, prepare
+from tests.support.postgres import WorkerDatabases, tell, worker_databases
 
 
 @dataclass
@@ -48,9 +49,20 @@ def prepared(databases: WorkerDatabases) -> Iterator[WorkerDatabases]:
     """The same, but with what a first start of the service makes: partitions and the default card."""
     with databases.fresh() as urls, blocking_statements(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(prepare(urls.service))
+        tell(urls.owner, f"alter table ticks add constraint edible check (extra not like '%{POISON}%')")
         name = make_url(urls.service).database
         assert name is not None
         yield replace(databases, _template=name)
+
+
+@contextmanager
+def _short_queues() -> Iterator[None]:
+    before = writer.MAX_QUEUED
+    writer.MAX_QUEUED = QUEUE_HOLDS  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        writer.MAX_QUEUED = before  # type: ignore[misc]
 
 
 @contextmanager
@@ -76,7 +88,12 @@ def run(plan: Plan, stage: WorkerDatabases) -> Result:
     # What goes wrong here is meant to, and told by the trace.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
-    with stage.fresh() as urls, blocking_statements(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with (
+        stage.fresh() as urls,
+        blocking_statements(),
+        _short_queues(),
+        asyncio.Runner(loop_factory=VirtualLoop) as runner,
+    ):
 
         async def live() -> None:
             world = World(plan, urls.service, urls.owner)

@@ -82,6 +82,8 @@ class Traps:
     fired: Counter[str] = field(default_factory=Counter)
     commits: int = 0
     """So many transactions were committed: while there are no more, nothing has changed that the auditor reads."""
+    done_astray: list[str] = field(default_factory=list)
+    """What processes have done while their clocks were wrong."""
     down: bool = False
     """The database cannot be reached at all."""
 

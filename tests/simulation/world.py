@@ -9,6 +9,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Final
@@ -24,12 +25,12 @@ from app.ledger.findings import Finding
 from app.ledger.verify import verify
 from app.settings import Settings, load_settings
 from app.settlement.replay import Replayed, replay_all
-from tests.simulation.auditor import Acknowledged, Auditor, Violation
+from tests.simulation.auditor import Acknowledged, Auditor, Credential, Violation
 from tests.simulation.dice import Dice, rng
 from tests.simulation.loop import VirtualLoop, WorldClock
 from tests.simulation.plan import CARDS, USERS, Event, Plan, conversation_of
 from tests.simulation.processes import ADMIN_KEY, PUBLIC_URL, Answer, Process
-from tests.simulation.provider import BASE, SAFE, Beat, Call, Provider
+from tests.simulation.provider import BASE, SAFE, WRONG_CLOCK, Beat, Call, Provider
 from tests.simulation.statements import Traps
 
 ORIGIN: Final = parse_instant("2025-03-01T12:00:00Z")
@@ -57,6 +58,33 @@ UNREPORTED: Final = 110 * US_PER_S
 
 OUTAGE_NAP_S: Final = 10
 """While the database is down, alarms are simulated this far apart only."""
+
+ASKED_IF_READY: Final = 0.5
+"""How often a process is asked whether it is ready while the database is away."""
+
+IDLE_TRIES: Final = 100
+"""So often it is looked for a process that has nothing to do."""
+
+BY_KEY: Final = frozenset({"grant", "start"})
+"""What customers do with an API key, if they have one."""
+
+WITH_KEY: Final = 0.6
+"""How often they use it for that."""
+
+VISIT_EVERY_S: Final = 60
+"""So often a user looks at balances."""
+
+CROWD: Final = 5
+"""So many heartbeats of one session come at once."""
+
+CROWD_TRIES: Final = 60
+"""So often it is looked for a session that lives and was heard of."""
+
+QUEUE_HOLDS: Final = 2
+"""So many heartbeats may wait to be written in a world; in a real process thousands may."""
+
+POISON: Final = "poison"
+"""What the database of a world refuses in a heartbeat's further fields."""
 
 MISUSED: Final = 0.4
 """How often a key is used again for another request instead of the same."""
@@ -113,6 +141,8 @@ class Request:
     user: str | None
     key: str
     answers: list[Answer] = field(default_factory=list)
+    by: Credential | None = None
+    """With what it is sent, until that is refused; null: with the bootstrap key."""
 
 
 class World:
@@ -146,6 +176,8 @@ class World:
         self._broken: asyncio.Future[None] = loop.create_future()
         self._busy = 0
         self._resting = False
+        self._key: Credential | None = None
+        """What customers use instead of the bootstrap key, though it may have ended."""
         self._deaf = 0
         """While over 0, no heartbeat reaches us."""
 
@@ -196,7 +228,7 @@ class World:
         self._lives += 1
         skew = rng(self.plan.seed, "skew", self._lives).randint(-SKEW, SKEW)
         name = f"{place}.{self._lives}"
-        clock = self.clock.skewed(skew)
+        clock = self.clock.of_process(skew)
         seed = f"{self.plan.seed}/{name}"
         process = Process(name, self._settings, self._url, clock, seed, self.provider, self.traps, Micros(REPORT_EVERY))
         if await process.start():
@@ -206,7 +238,7 @@ class World:
             self.say(f"process {name} did not come up")
 
     def _pick(self, *name: object) -> Process | None:
-        alive = [process for process in self._processes if process is not None and process.alive]
+        alive = [one for one in self._processes if one is not None and one.alive and not one.unready]
         return rng(self.plan.seed, "balancer", *name).choice(alive) if alive else None
 
     async def _work(self, place: int) -> None:
@@ -217,13 +249,14 @@ class World:
             drawn = rng(self.plan.seed, "alarm", place, rounds)
             wait_us = min(self.auditor.next_due()) - self.clock.now()
             await asyncio.sleep(max(0, min(wait_us, NAP)) / US_PER_S + drawn.uniform(0.2, 1.5))
-            if self.traps.down:
-                await asyncio.sleep(OUTAGE_NAP_S)
             process = self._processes[place]
+            if self.traps.down or (process is not None and process.astray):
+                await asyncio.sleep(OUTAGE_NAP_S)
+                process = self._processes[place]
             if process is None:
                 continue
             if self.clock.now() - reported_at >= UNREPORTED:
-                reported_at = self.clock.now()
+                reported_at = 0 if process.astray else self.clock.now()
                 self._spawn(self._round(process, "receiving", process.service.receiving.report))
             session_due_at, account_due_at = self.auditor.next_due()
             # A round that takes long does not hold up the next.
@@ -235,8 +268,11 @@ class World:
     async def _round(self, process: Process, operation: str, work: Any) -> None:
         self._busy += 1
         before = self._outside()
+        astray, commits, began = process.astray, self.traps.commits, self.loop.now_us
         try:
-            await process.run(operation, work)
+            await process.run(operation, lambda: process.service._if_the_clock_agrees(work))
+            if astray and self.loop.now_us == began and self.traps.commits > commits:
+                self.traps.done_astray.append(operation)
         except Exception as error:  # noqa: BLE001 - alarms log whatever fails, and come again
             if not _of_the_database(error) or before == self._outside():
                 self.auditor.fail(f"{operation} broke", repr(error))
@@ -255,24 +291,63 @@ class World:
 
     # Heartbeats
 
-    async def deliver(self, webhook: str, body: bytes) -> int | None:
+    async def deliver(self, call: Call, beat: Beat, body: bytes) -> None:
+        beat.arrived_at = self.clock.now()
         process = None if self._deaf else self._pick("beat", self.loop.now_us)
-        if process is None:
-            return None
-        path = webhook
-        answer = await process.call("heartbeat", "POST", path, body, {"content-type": "application/json"})
+        if process is not None:
+            await self._deliver_to(process, call, beat, body)
+        beat.done_at = self.clock.now()
+
+    async def _deliver_to(self, process: Process, call: Call, beat: Beat, body: bytes) -> None:
+        astray = process.astray
+        answer = await process.call("heartbeat", "POST", call.webhook, body, {"content-type": "application/json"})
         if answer is None:
             self.say("heartbeat: no answer")
-            return None
+            return
+        beat.status, beat.problem = answer.status, WRONG_CLOCK if astray else answer.problem
+        self.seen["heartbeat to a wrong clock"] += astray
         self.seen[f"heartbeat {answer.status} {answer.problem}".rstrip()] += 1
         self.say(f"heartbeat: {answer.status} {answer.problem}")
         try:
             if answer.status == 404:
-                self.auditor.fail("a genuine token was not known", webhook[-8:])
+                self.auditor.fail("a genuine token was not known", call.webhook[-8:])
             self.check("heartbeat")
         except Violation as violation:
             self._break(violation)  # here it would end the provider's task alone
-        return answer.status
+
+    async def _crowd(self, event: Event) -> None:
+        """Heartbeats of a session that lives come all at once: more than are taken, or one that cannot be stored.
+
+        All are copies of what the agent sends now, so none proves life where there is none.
+        """
+        for _ in range(CROWD_TRIES):
+            now = self.clock.now()
+            lives = [call for call in self.provider.calls.values() if call.heard and now < call.left_at]
+            if lives:
+                break
+            await asyncio.sleep(5)
+        else:
+            return
+        call = rng(self.plan.seed, "crowd", event.number).choice(lives)
+        good = json.dumps({"session_id": call.id}).encode()
+        bad = json.dumps({"session_id": call.id, "mood": POISON}).encode()
+        bodies = {"many": [good] * CROWD, "bad first": [bad, good], "bad last": [good, bad]}[event.args["how"]]
+        beats = [Beat(now, genuine=body is good) for body in bodies]
+        call.beats += beats
+        outside, lives_before = self._outside(), self._lives
+        await asyncio.gather(*(self.deliver(call, beat, body) for beat, body in zip(beats, bodies, strict=True)))
+        if any(beat.status == 204 and not beat.genuine for beat in beats):
+            self.auditor.fail("a heartbeat was acknowledged that cannot be stored", call.id)
+        told = {beat.status for beat in beats if beat.genuine}
+        refused = None in told or any(beat.problem == WRONG_CLOCK for beat in beats)
+        unharmed = outside == self._outside() and lives_before == self._lives and not refused
+        if event.args["how"] == "many":
+            taken = sum(beat.status == 204 for beat in beats)
+            self.seen["heartbeats above the queue"] += 0 < taken < len(beats)
+        elif unharmed and self.clock.now() == now:
+            self.seen["a poisoned batch"] += 1
+            if told != {204}:
+                self.auditor.fail("a bad heartbeat failed its neighbour", f"{call.id}: {told}")
 
     # Clients
 
@@ -314,14 +389,23 @@ class World:
         process = self._pick(request.key, attempt, copy)
         if process is None:
             return None
-        before, began = self.auditor.fingerprint(), self.loop.now_us
+        before, began, astray = self.auditor.fingerprint(), self.loop.now_us, process.astray
         answer = await self._send_to(process, request)
         if answer is None:
             self.say(f"{request.operation} {request.key}: no answer")
             return None
         self.say(f"{request.operation} {request.key}: {answer.status} {answer.problem}")
+        if answer.status == 401 and request.by is not None:
+            # Who learns that his key has ended goes on with another one, under the same idempotency key.
+            if self.loop.now_us == began and not twice:
+                self.auditor.check_no_trace(before, "a key that has ended")
+            self.seen["an ended key refused"] += 1
+            request.by = None
+            return None
+        self.seen["by API key"] += request.by is not None
         request.answers.append(answer)
-        definite = 400 <= answer.status < 500 or answer.problem == "provider-busy"
+        definite = 400 <= answer.status < 500 or answer.problem == "provider-busy" or astray
+        self.seen["write to a wrong clock"] += astray
         if definite and self.loop.now_us == began and not twice:
             self.auditor.check_no_trace(before, f"{request.operation} {answer.status} {answer.problem}")
         if answer.problem == "provider-busy":
@@ -335,7 +419,19 @@ class World:
     async def _send_to(self, process: Process, request: Request) -> Answer | None:
         body = json.dumps(request.body).encode()
         headers = {"content-type": "application/json", "idempotency-key": request.key}
-        return await process.call(request.operation, request.method, request.path, body, headers)
+        if request.by is None:
+            return await process.call(request.operation, request.method, request.path, body, headers)
+        used, sent_at, astray = request.by, self.clock.now(), process.astray
+        headers |= used.header
+        answer = await process.call(request.operation, request.method, request.path, body, headers)
+        if answer is not None:
+            self._judge(used, sent_at, answer, astray=astray)
+        return answer
+
+    def _judge(self, used: Credential, sent_at: int, answer: Answer, *, astray: bool) -> None:
+        # A process with a wrong clock answers reads, and expiry is a matter of time.
+        if not astray:
+            self.auditor.check_credential(used, sent_at, answer.status)
 
     async def read(self, what: str, path: str) -> Any:
         """What a call answers; null while nobody answers."""
@@ -353,7 +449,10 @@ class World:
     def _request(
         self, event: Event, operation: str, path: str, body: Mapping[str, Any], method: str = "POST"
     ) -> Request:
-        return Request(operation, method, path, body, event.args.get("user"), f"e{event.number}-{operation}")
+        request = Request(operation, method, path, body, event.args.get("user"), f"e{event.number}-{operation}")
+        if operation in BY_KEY and rng(self.plan.seed, "by key", request.key).random() < WITH_KEY:
+            request.by = self._key
+        return request
 
     async def _happen(self, event: Event) -> None:
         args = event.args
@@ -407,16 +506,24 @@ class World:
                 await self._odd(event)
             case "repeat":
                 await self._repeat(event)
+            case "crowd":
+                await self._crowd(event)
             case "late beat":
                 await self._late_beat(event)
             case "second thoughts":
                 told = [call for call in self.provider.calls.values() if call.pulls]
                 if told:
                     rng(self.plan.seed, "rewritten").choice(told).rewritten = args["how"]
+            case "keys":
+                await self._keys(event)
+            case "astray":
+                await self._go_astray(event)
             case "outage":
                 began = self.clock.now()
                 self.traps.down = True
                 self.traps.fired[DOWN] += 1
+                if rng(self.plan.seed, "ready", event.number).random() < ASKED_IF_READY:
+                    await self._check_ready("not ready: no database", "the database cannot be reached")
                 await asyncio.sleep(args["seconds"])
                 self.traps.down = False
                 self.auditor.down.append((began, self.clock.now()))
@@ -440,6 +547,99 @@ class World:
                     await self._round(process, "purge", process.service.purge)
             case _:
                 raise AssertionError(event.kind)
+
+    async def _keys(self, event: Event) -> None:
+        """An operator makes a key, which is revoked later, and a token for a user, who looks at his own balance."""
+        args = event.args
+        asked = {"name": f"k{event.number}", "scopes": ["credits:write", "sessions:write"]}
+        made = await self.ask(self._request(event, "key", "/v1/api-keys", asked))
+        path = f"/v1/users/{_segment(args['user'])}/tokens"
+        issued = await self.ask(self._request(event, "token", path, {"ttl_s": args["ttl"]}))
+        key = Credential(made.json()["secret"]) if made is not None and made.status == 201 else None
+        self._key = key
+        visits = self._spawn(self._visit(event, issued.json())) if issued is not None and issued.status == 201 else None
+        await asyncio.sleep(args["seconds"])
+        if made is not None and key is not None:
+            key.ends_from = self.clock.now()
+            revoke = self._request(event, "revoke", f"/v1/api-keys/{made.json()['id']}", {}, "DELETE")
+            done = await self.ask(revoke)
+            if done is not None and done.status == 200:
+                key.ends_by = self.clock.now()
+        if visits is not None:
+            await visits
+
+    async def _visit(self, event: Event, issued: Mapping[str, Any]) -> None:
+        expires_at = parse_instant(issued["expires_at"])
+        token = Credential(issued["token"], expires_at - SKEW, expires_at + SKEW)
+        while True:
+            ended = self.clock.now() > expires_at + SKEW
+            for user in USERS:
+                process = self._pick("visit", self.loop.now_us, user)
+                if process is None:
+                    continue
+                sent_at, astray = self.clock.now(), process.astray
+                answer = await process.call("read", "GET", f"/v1/users/{_segment(user)}/balance", headers=token.header)
+                if answer is None or answer.status >= 500 or astray:
+                    continue
+                self._judge(token, sent_at, answer, astray=astray)
+                own = user == event.args["user"]
+                self.seen[f"user token, {'own' if own else 'another'}: {answer.status}"] += 1
+                if answer.status == 200 and not own:
+                    self.auditor.fail("a user saw what is another's", user)
+            if ended:
+                return
+            await asyncio.sleep(VISIT_EVERY_S)
+
+    async def _go_astray(self, event: Event) -> None:
+        """A process's clock jumps while it has nothing to do, and is wrong until it jumps back or the process dies.
+
+        What was under way would be stamped with both times, as the comparison comes every 2 s only: a known limit.
+        """
+        args = event.args
+        for _ in range(IDLE_TRIES):
+            process = self._pick("astray", event.number)
+            if process is not None and process.idle and not self.traps.down:
+                break
+            await asyncio.sleep(0.7)
+        else:
+            return
+        began = self.clock.now()
+        process.astray = True
+        self.say(f"the clock of process {process.name} jumps")
+        await process.jump(args["by"] * US_PER_S)
+        self.traps.fired["clock ahead" if args["by"] > 0 else "clock behind"] += 1
+        await self._check_ready("not ready: clock", "our clock and the database's disagree", process)
+        process.unready = args["noticed"]
+        with suppress(TimeoutError):
+            await asyncio.wait_for(process.life.gone.wait(), args["seconds"])
+        if not process.life.ended() and (args["restart"] or self.traps.down):
+            self.seen["restarted, as not ready"] += 1
+            await process.die()
+        elif not process.life.ended():
+            await process.jump(-args["by"] * US_PER_S)
+            process.astray = process.unready = False
+            self.say(f"the clock of process {process.name} is right again")
+            await self._check_ready("ready again", None, process)
+        if self.plan.processes == 1:
+            # Nobody received.
+            self.auditor.down.append((began, self.clock.now()))
+
+    async def _check_ready(self, what: str, fault: str | None, process: Process | None = None) -> None:
+        """Whether a process tells this fault and no other, or that it is ready; it says in any case that it lives."""
+        outside = self._outside()
+        process = process or self._pick(what, self.loop.now_us)
+        if process is None:
+            return
+        lives = await process.call("ready", "GET", "/healthz")
+        told = await process.call("ready", "GET", "/readyz")
+        if lives is None or told is None or (outside != self._outside() and not self.traps.down):
+            return
+        self.seen[what] += 1
+        # The database of the worlds is a fast one, of which a real service must not be served.
+        faults = [found for found in told.json()["faults"] if "could be lost" not in found]
+        rightly = not faults if fault is None else len(faults) == 1 and fault in faults[0]
+        if (lives.status, told.status) != (200, 503) or not rightly:
+            self.auditor.fail("not what can be said of a process", f"{what}: {lives.status}, {told.status} {faults}")
 
     async def _grant(self, event: Event) -> None:
         args = event.args
@@ -574,7 +774,9 @@ class World:
             return
         before, outside = self.auditor.fingerprint(), self._outside()
         answer = await process.call("odd", method, path, body, {"content-type": "application/json"})
-        if answer is not None and (answer.status < 500 or outside == self._outside()):
+        if process.astray:
+            self.auditor.check_no_trace(before, "odd request to a wrong clock")
+        elif answer is not None and (answer.status < 500 or outside == self._outside()):
             self.seen[f"odd {answer.status}"] += 1
             if not 400 <= answer.status < 500:
                 self.auditor.fail("odd request", f"{method} {path} {body!r}: {answer.status}")
@@ -606,10 +808,9 @@ class World:
             await self.deliver_late(call)
 
     async def deliver_late(self, call: Call) -> None:
-        beat = Beat(self.clock.now(), arrived_at=self.clock.now())
+        beat = Beat(self.clock.now())
         call.beats.append(beat)
-        beat.status = await self.deliver(call.webhook, json.dumps({"session_id": call.id}).encode())
-        beat.done_at = self.clock.now()
+        await self.deliver(call, beat, json.dumps({"session_id": call.id}).encode())
         self.dice.fired["heartbeat/after the end"] += 1
 
     # The whole
@@ -777,7 +978,7 @@ async def prepare(url: str) -> None:
     clock = WorldClock(loop, ORIGIN)
     traps = Traps(STALL_S)
 
-    async def nowhere(_webhook: str, _body: bytes) -> int | None:
+    async def nowhere(_call: Call, _beat: Beat, _body: bytes) -> None:
         return None
 
     provider = Provider(clock, Dice(0, {}, ("start", "500")), nowhere)
