@@ -234,7 +234,7 @@ OPERATIONS = (
     Operation("reconcile: settle", over, reconciled, commits=3),
     Operation("reconcile: failed", never_heard, reconciled, commits=3),
     Operation("reconcile: release", long_in_review, reconciled, commits=3),
-    Operation("review: settle", in_review, review("settle")),
+    Operation("review: settle", in_review, review("settle"), commits=3),
     Operation("review: write off", in_review, review("write_off")),
     Operation("refund", settled, call("POST", on_session("/refund"), lambda _: {**WHY, "amount": "4"})),
     Operation("re-rate down", settled, rerated("cheap")),
