@@ -449,9 +449,9 @@ class Service:
 
     async def bring_nearer(self) -> None:
         """Let no session wait for what a clock that was set back would bring too late."""
-        nearer = await self._leases.bring_nearer()
-        if nearer:
-            log.warning("clock.was_set_back", sessions=nearer)
+        nearer, freed = await self._leases.bring_nearer(), await self._leases.free_far()
+        if nearer or freed:
+            log.warning("clock.was_set_back", sessions=nearer, leases=freed)
 
     async def purge(self) -> None:
         """Forget stored answers that were kept long enough; join what tells when we were receiving."""

@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Select, and_, bindparam, or_, select, unio
 from app.core.ids import AccountThing
 from app.core.lifecycle import RECONCILED, State
 from app.core.units import US_PER_S, Instant, Micros
-from app.core.waits import CLOCK_MARGIN
+from app.core.waits import CLOCK_MARGIN, too_far
 from app.db.database import Database
 from app.db.tables import sessions
 from app.db.types import InstantType
@@ -63,7 +63,7 @@ def _due() -> Select[Any]:
             pulls.label("pulls"),
             failed.label("failed"),
         )
-        .where(sessions.c.due_at <= now, _free(now, bindparam("too_far", type_=InstantType)), kind)
+        .where(sessions.c.due_at <= now, _free(now), kind)
         .order_by(sessions.c.due_at)
         .limit(bindparam("limit"))
         .subquery()
@@ -73,9 +73,8 @@ def _due() -> Select[Any]:
     return select(both).order_by(both.c.due_at)
 
 
-def _free(now: Any, too_far: Any) -> ColumnElement[bool]:
-    """``too_far``: no lease of a clock like ours ends after this."""
-    return or_(sessions.c.lease_until.is_(None), sessions.c.lease_until < now, sessions.c.lease_until > too_far)
+def _free(now: Any) -> ColumnElement[bool]:
+    return or_(sessions.c.lease_until.is_(None), sessions.c.lease_until < now)
 
 
 def _far(state: State, at: Instant) -> ColumnElement[bool]:
@@ -104,9 +103,8 @@ class Leases:
         Each kind is looked for by itself, so that any number of one never hides the other.
         """
         now = self._clock.now()
-        with_leases = {"now": now, "limit": limit, "too_far": self._too_far(now)}
         async with self._database.reading() as transaction:
-            rows = await transaction.execute(_DUE, with_leases)
+            rows = await transaction.execute(_DUE, {"now": now, "limit": limit})
             return [
                 Due(
                     AccountThing(row.account_id, row.id),
@@ -123,7 +121,7 @@ class Leases:
         """The token of a lease on the session; null if it is leased to somebody or not due (any more)."""
         now = self._clock.now()
         token = self._ids.new()
-        free = _free(now, self._too_far(now))
+        free = _free(now)
         due = or_(sessions.c.due_at.is_not(None), _answers_to_requests) if even_if_not_due else sessions.c.due_at <= now
         async with self._database.transaction() as transaction:
             claimed = await transaction.execute(
@@ -144,9 +142,38 @@ class Leases:
                 .values(failing_since=now)
             )
 
-    def _too_far(self, now: Instant) -> Instant:
-        """No lease that anybody took by a clock like ours ends after this."""
-        return Instant(now + self._lease + CLOCK_MARGIN)
+    async def free_far(self, session: AccountThing | None = None) -> int:
+        """Free leases that end later than any can that was taken by now: by a clock that was set back since; how many.
+
+        That of one ``session``, or those of all that are due.
+        The time is read after the lease was seen, and the lease must still be the same. So a process that was stopped
+        for a while takes no lease from whoever has it now, however old its own idea of the time is.
+        """
+        now = self._clock.now()
+        if session is None:
+            these = sessions.c.due_at <= now
+        else:
+            these = and_(sessions.c.account_id == session.account_id, sessions.c.id == session.id)
+        found = (
+            select(sessions.c.account_id, sessions.c.id, sessions.c.lease_token, sessions.c.lease_until)
+            .where(these, sessions.c.lease_until > Instant(now + self._lease + CLOCK_MARGIN))
+            .limit(MAX_NEARER)
+        )
+        async with self._database.reading() as transaction:
+            rows = (await transaction.execute(found)).all()
+        freed = 0
+        for row in rows:
+            if not too_far(row.lease_until, self._lease, self._clock.now()):
+                continue
+            async with self._database.transaction() as transaction:
+                done = await transaction.execute(
+                    update(sessions)
+                    .where(sessions.c.account_id == row.account_id, sessions.c.id == row.id)
+                    .where(sessions.c.lease_token == row.lease_token, sessions.c.lease_until == row.lease_until)
+                    .values(lease_token=None, lease_until=None)
+                )
+                freed += done.rowcount
+        return freed
 
     async def bring_nearer(self) -> int:
         """Make due what our clock, which was set back since, would keep waiting for too long; how many that were.

@@ -214,6 +214,8 @@ class Reconciler:
         used = False
         try:
             token = await self._leases.take(key, even_if_not_due=now_please)
+            if token is None and now_please and await self._leases.free_far(key):
+                token = await self._leases.take(key, even_if_not_due=True)
             if token is None:
                 return Outcome.NOT_OURS
             async with self._database.reading() as transaction:

@@ -479,11 +479,23 @@ BUGS: Final = (
         patches=(
             Patch(
                 "app.settlement.leases",
-                "sessions.c.lease_until < now, sessions.c.lease_until > too_far)\n",
-                "sessions.c.lease_until < now)\n",
+                "            if not too_far(row.lease_until, self._lease, self._clock.now()):\n",
+                "            if row.lease_until:\n",
             ),
         ),
         found_by=_test("test_set_back.py::test_rounds_find_sessions_that_are_leased_by_the_clock_of_before"),
+    ),
+    Bug(
+        name="lease-freed-by-a-sleeper",
+        does="a process that was stopped takes the lease of whoever has it now for one of a clock set back",
+        patches=(
+            Patch(
+                "app.settlement.leases",
+                "            if not too_far(row.lease_until, self._lease, self._clock.now()):\n",
+                "            if not row.lease_until:\n",
+            ),
+        ),
+        found_by=_test("test_set_back.py::test_a_lease_that_was_taken_meanwhile_is_not_freed_by_whoever_slept"),
     ),
     Bug(
         name="lives-until-the-clock-catches-up",
