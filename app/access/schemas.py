@@ -3,7 +3,7 @@
 from typing import Final
 
 from app.core.access import Scope
-from app.errors import IDEMPOTENCY_CONFLICT, IDEMPOTENCY_EXPIRED, IDEMPOTENCY_IN_FLIGHT, NOT_FOUND
+from app.errors import NOT_FOUND
 from app.http.schemas import (
     PAGED,
     USER_ID,
@@ -22,7 +22,6 @@ from app.http.schemas import (
     text,
 )
 
-_IDEMPOTENCY: Final = (IDEMPOTENCY_CONFLICT, IDEMPOTENCY_IN_FLIGHT, IDEMPOTENCY_EXPIRED)
 _KEY: Final = {
     "id": public_id("key"),
     "name": text("backend", longest=128),
@@ -71,20 +70,18 @@ ACCESS: Final = Described(
         "POST /v1/api-keys": Operation(
             description="The answer holds the secret, this once.",
             answers={201: replies("The key, with its secret.", ref("NewApiKey"))},
-            problems=_IDEMPOTENCY,
             idempotent=True,
         ),
         "DELETE /v1/api-keys/{key_id}": Operation(
             description="It is refused from now on, everywhere. One that is revoked already stays as it is.",
             answers={200: replies("The key.", ref("ApiKey"))},
-            problems=(NOT_FOUND, *_IDEMPOTENCY),
+            problems=(NOT_FOUND,),
             parameters={"key_id": public_id("key", "The key's id, not its secret.")},
             idempotent=True,
         ),
         "POST /v1/users/{user_id}/tokens": Operation(
             description="A short-lived token with which a user's own front end reaches that user's own things.",
             answers={201: replies("The token.", ref("UserToken"))},
-            problems=_IDEMPOTENCY,
             parameters={"user_id": USER_ID},
             idempotent=True,
             example={"ttl_s": 900},

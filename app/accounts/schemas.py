@@ -9,9 +9,6 @@ from app.errors import (
     BELOW_FLOOR,
     GRANT_CLOSED,
     GRANT_SPENT,
-    IDEMPOTENCY_CONFLICT,
-    IDEMPOTENCY_EXPIRED,
-    IDEMPOTENCY_IN_FLIGHT,
     NOT_FOUND,
     REFERENCE_CONFLICT,
 )
@@ -124,7 +121,6 @@ _SETTINGS: Final = record(
 )
 
 _USER_ID: Final[dict[str, Any]] = {"user_id": USER_ID}
-_KEYED: Final = (IDEMPOTENCY_CONFLICT, IDEMPOTENCY_IN_FLIGHT, IDEMPOTENCY_EXPIRED)
 
 ACCOUNTS: Final = Described(
     schemas={
@@ -170,21 +166,21 @@ ACCOUNTS: Final = Described(
                 200: replies("The grant that was made with this reference before.", ref("Grant")),
                 201: replies("The grant.", ref("Grant")),
             },
-            problems=(REFERENCE_CONFLICT, *_KEYED),
+            problems=(REFERENCE_CONFLICT,),
             parameters=_USER_ID,
             idempotent=True,
         ),
         "POST /v1/grants/{grant_id}/void": Operation(
             description="Takes back what is left of a grant, and closes it.",
             answers={200: replies("The grant.", ref("VoidedGrant"))},
-            problems=(NOT_FOUND, GRANT_SPENT, GRANT_CLOSED, *_KEYED),
+            problems=(NOT_FOUND, GRANT_SPENT, GRANT_CLOSED),
             parameters={"grant_id": public_id("grt", "The grant's id.")},
             idempotent=True,
         ),
         "POST /v1/users/{user_id}/adjustments": Operation(
             description="Gives or takes credits by hand.",
             answers={201: replies("The entry.", ref("Entry"))},
-            problems=(BELOW_FLOOR, *_KEYED),
+            problems=(BELOW_FLOOR,),
             parameters=_USER_ID,
             idempotent=True,
         ),
@@ -197,7 +193,6 @@ ACCOUNTS: Final = Described(
         "PATCH /v1/users/{user_id}": Operation(
             description="Changes what is given; null takes a setting away.",
             answers={200: replies("The user.", ref("User"))},
-            problems=_KEYED,
             parameters=_USER_ID,
             idempotent=True,
             example={"credit_limit": "10", "max_concurrent_sessions": 1},
@@ -209,7 +204,6 @@ ACCOUNTS: Final = Described(
         "PATCH /v1/settings": Operation(
             description="Changes what is given.",
             answers={200: replies("The settings.", ref("Settings"))},
-            problems=_KEYED,
             idempotent=True,
             example={"starts_stopped": True, "reason": "maintenance"},
         ),

@@ -18,6 +18,9 @@ from app.errors import (
     BODY_TOO_LARGE,
     FORBIDDEN,
     HEADERS_TOO_LARGE,
+    IDEMPOTENCY_CONFLICT,
+    IDEMPOTENCY_EXPIRED,
+    IDEMPOTENCY_IN_FLIGHT,
     INTERNAL,
     INVALID_JSON,
     INVALID_REQUEST,
@@ -78,6 +81,7 @@ _CONNECTION: Final = (MALFORMED_REQUEST, REQUEST_TIMEOUT, ADDRESS_TOO_LONG, HEAD
 
 _ALWAYS: Final = (*_CONNECTION, INVALID_REQUEST, INTERNAL)
 _WITH_KEY: Final = (UNAUTHORIZED, FORBIDDEN, RATE_LIMITED, UNAVAILABLE)
+_WITH_IDEMPOTENCY_KEY: Final = (IDEMPOTENCY_CONFLICT, IDEMPOTENCY_IN_FLIGHT, IDEMPOTENCY_EXPIRED)
 _WITH_BODY: Final = (INVALID_JSON, BODY_TOO_LARGE, UNSUPPORTED_MEDIA_TYPE)
 
 _SESSION_ID: Final = {"session_id": public_id("ses", "The session that was asked for.")}
@@ -331,21 +335,19 @@ def _problems_of(described: Operation, *, has_body: bool, path: str) -> list[Cod
         codes += _WITH_KEY
     if has_body:
         codes += _WITH_BODY
+    if described.idempotent:
+        codes += _WITH_IDEMPOTENCY_KEY
     if "{" in path:
         codes.append(NOT_FOUND)
     return list(dict.fromkeys(codes))
 
 
 def _codes(operations: Iterable[Operation]) -> list[Code]:
-    return list(
-        dict.fromkeys(
-            code
-            for operation in operations
-            for code in (
-                *_ALWAYS, *_WITH_KEY, *_WITH_BODY, NOT_FOUND, *operation.problems, *(operation.only_problems or ()),
-            )
-        )
-    )  # fmt: skip
+    """All problems that any call can answer, each once."""
+    found = [*_ALWAYS, *_WITH_KEY, *_WITH_BODY, *_WITH_IDEMPOTENCY_KEY, NOT_FOUND]
+    for operation in operations:
+        found += [*operation.problems, *(operation.only_problems or ())]
+    return list(dict.fromkeys(found))
 
 
 def _problem_name(code: Code) -> str:

@@ -7,7 +7,7 @@ from app.core.buckets import Reason
 from app.core.rate_card import ChargeFrom, RoundingMode, Scope
 from app.core.rating import LineType
 from app.core.timeline import SegmentType
-from app.errors import BUSY, IDEMPOTENCY_CONFLICT, IDEMPOTENCY_EXPIRED, IDEMPOTENCY_IN_FLIGHT, NOT_FOUND
+from app.errors import BUSY, NOT_FOUND
 from app.http.schemas import (
     PAGED,
     Described,
@@ -137,7 +137,7 @@ PRICING: Final = Described(
         "POST /v1/rate-cards": Operation(
             description="Adds the next version of its name. Versions never change; running sessions keep theirs.",
             answers={201: replies("The version.", ref("RateCard"))},
-            problems=(BUSY, IDEMPOTENCY_CONFLICT, IDEMPOTENCY_IN_FLIGHT, IDEMPOTENCY_EXPIRED),
+            problems=(BUSY,),
             idempotent=True,
         ),
         "POST /v1/charges/preview": Operation(

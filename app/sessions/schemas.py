@@ -4,9 +4,6 @@ from typing import Final
 
 from app.core.lifecycle import State
 from app.errors import (
-    IDEMPOTENCY_CONFLICT,
-    IDEMPOTENCY_EXPIRED,
-    IDEMPOTENCY_IN_FLIGHT,
     INSUFFICIENT_CREDITS,
     NOT_FOUND,
     PERSONA_NOT_ACCEPTED,
@@ -99,9 +96,6 @@ _START_PROBLEMS: Final = (
     PROVIDER_BUSY,
     STARTS_STOPPED,
     PROVIDER_UNCONFIRMED,
-    IDEMPOTENCY_CONFLICT,
-    IDEMPOTENCY_IN_FLIGHT,
-    IDEMPOTENCY_EXPIRED,
 )
 _ID: Final = {"session_id": public_id("ses", "The session's id.")}
 

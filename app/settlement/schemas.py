@@ -9,9 +9,6 @@ from app.errors import (
     CAPABILITY_MISSING,
     END_REFUSED,
     END_UNCONFIRMED,
-    IDEMPOTENCY_CONFLICT,
-    IDEMPOTENCY_EXPIRED,
-    IDEMPOTENCY_IN_FLIGHT,
     NOT_FOUND,
     PROVIDER_BUSY,
     PROVIDER_UNAVAILABLE,
@@ -106,7 +103,6 @@ _SNAPSHOT: Final = record(
 )
 
 _ID: Final[dict[str, Any]] = {"session_id": public_id("ses", "The session's id.")}
-_KEYED: Final = (IDEMPOTENCY_CONFLICT, IDEMPOTENCY_IN_FLIGHT, IDEMPOTENCY_EXPIRED)
 
 SETTLEMENT: Final = Described(
     schemas={
@@ -153,7 +149,6 @@ SETTLEMENT: Final = Described(
                 END_REFUSED,
                 END_UNCONFIRMED,
                 PROVIDER_BUSY,
-                *_KEYED,
             ),
             parameters=_ID,
             idempotent=True,
@@ -161,7 +156,7 @@ SETTLEMENT: Final = Described(
         "POST /v1/sessions/{session_id}/refund": Operation(
             description="Gives back a charge or a part of it, to where it came from.",
             answers={201: replies("What was given back.", ref("Refund"))},
-            problems=(NOT_FOUND, SESSION_NOT_SETTLED, REFUND_EXCEEDS_CHARGE, *_KEYED),
+            problems=(NOT_FOUND, SESSION_NOT_SETTLED, REFUND_EXCEEDS_CHARGE),
             parameters=_ID,
             idempotent=True,
         ),
@@ -174,7 +169,6 @@ SETTLEMENT: Final = Described(
                 SESSION_WRITTEN_OFF,
                 RERATE_WINDOW_CLOSED,
                 ALREADY_RATED,
-                *_KEYED,
             ),
             parameters=_ID,
             idempotent=True,
@@ -182,7 +176,7 @@ SETTLEMENT: Final = Described(
         "POST /v1/sessions/{session_id}/review": Operation(
             description="Ends a review: settles the session as its evidence is rated, or writes it off.",
             answers={200: replies("The session, which is settled.", ref("Session"))},
-            problems=(NOT_FOUND, SESSION_NOT_IN_REVIEW, *_KEYED),
+            problems=(NOT_FOUND, SESSION_NOT_IN_REVIEW),
             parameters=_ID,
             idempotent=True,
         ),
