@@ -133,8 +133,8 @@ class Operation:
     """A call: what it answers by status, and the problems of its own besides those that every call may answer.
 
     ``parameters``: schemas of those in path and query, all of which must be here. ``idempotent``: takes
-    ``Idempotency-Key``, with the problems that come of it. ``open``: needs no key. ``example``: of the body, where its required fields alone are none.
-    ``summary``, ``tags`` and ``body`` are for calls that are no routes of the framework, which tells them otherwise;
+    ``Idempotency-Key``, with the problems that come of it. ``open``: needs no key. ``example``: of the body, where its
+    required fields alone are none. ``summary``, ``tags`` and ``body`` are for calls that are no routes of the framework, which tells them otherwise;
     ``only_problems`` for those that answer few of what every call may answer.
     """
 
