@@ -1,12 +1,10 @@
 """The composition root: everything is built here, once, from the settings, and nowhere else."""
 
 import asyncio
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property, partial
 from typing import Any, Final
-from urllib.parse import quote, unquote_to_bytes
 
 import httpx
 import structlog
@@ -14,7 +12,7 @@ from fastapi import Depends, FastAPI
 from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import JSONResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from app import __version__
 from app.access.authentication import Authentication
@@ -28,11 +26,11 @@ from app.accounts.routes import account_routes
 from app.accounts.schemas import ACCOUNTS
 from app.accounts.settings_routes import settings_routes
 from app.budget import ProviderBudget
+from app.clock_watch import CHECK_EVERY_S, ClockWatch
 from app.core.ids import AccountThing
 from app.core.units import US_PER_DAY, US_PER_S, Micros, datetime_of
-from app.db.database import Database, DatabaseUnavailable, DatabaseUnfit, disagreement
+from app.db.database import Database, DatabaseUnavailable, DatabaseUnfit
 from app.db.durable import DurableStatements
-from app.errors import INVALID_REQUEST, UNAVAILABLE, Problem
 from app.finance.routes import finance_routes
 from app.finance.schemas import FINANCE
 from app.gabber import Capabilities, Gabber
@@ -42,10 +40,10 @@ from app.heartbeats.endpoint import PATH, PROBLEMS, HeartbeatEndpoint
 from app.heartbeats.retention import drop_old_ticks
 from app.heartbeats.writer import TickWriter
 from app.http.access import Identify, check_access, check_declared, open_to_all
-from app.http.answers import problem_response
 from app.http.api_document import api_document, service_described
 from app.http.docs_page import add_document_routes
-from app.http.headers import CrossOrigin, WithHeaders, headers_of
+from app.http.front import Front
+from app.http.headers import headers_of
 from app.http.idempotency import purge
 from app.http.parameters import known_parameters
 from app.http.problems import add_problem_handlers
@@ -56,7 +54,7 @@ from app.keys import KeyRing, Purpose
 from app.ledger.book import LedgerPorts
 from app.ledger.due import post_due
 from app.ledger.keys import LedgerKeys, ledger_keys_of
-from app.ports.clock import Clock, SystemClock
+from app.ports.clock import Clock
 from app.ports.ids import TimeOrderedIds
 from app.ports.permits import Permits
 from app.ports.randomness import Randomness, SystemRandomness
@@ -86,7 +84,6 @@ SLOWEST_WAKE: Final = Micros(US_PER_S)
 FASTEST_WAKE_S: Final = 0.05
 """But no more often than this, in seconds of real time."""
 
-CLOCK_CHECK_S: Final = 2.0
 SET_BACK_CHECK_S: Final = 60.0
 PURGE_CHECK_S: Final = 60.0
 PURGE_EVERY: Final = Micros(600 * US_PER_S)
@@ -97,14 +94,6 @@ PARTITION_DAYS: Final = 7
 RETENTION_CHECK_S: Final = 600.0
 RETENTION_EVERY: Final = Micros(3600 * US_PER_S)
 
-FOLLOWED_AFTER: Final = 5
-"""Comparisons in a row by which the database's clock was off by the same: then ours is set by it, as at a start."""
-
-MAX_DISAGREEMENT: Final = Micros(US_PER_S)
-"""Our clock may be this far from the database's; further off, the service is not ready."""
-
-READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
-WRONG_CLOCK: Final = "our clock and the database's disagree; nothing was stored, try again"
 DESCRIBED: Final = (SESSIONS, SETTLEMENT, ACCOUNTS, FINANCE, PRICING, ACCESS, service_described(PROBLEMS, PATH))
 
 log = structlog.get_logger(__name__)
@@ -138,6 +127,7 @@ class Service:
         if not secrets or settings.gabber_api_key is None:
             raise BadSettings("TALKTIME_SECRET and TALKTIME_GABBER_API_KEY are required")
         self.database = Database(database_url)
+        self.clock_watch = ClockWatch(self._clock, self.database)
         self.ledger = LedgerPorts(_ledger_keys(settings), ids, CardThresholds(settings.min_session_s))
         self._ids = ids
         self._randomness = randomness
@@ -209,6 +199,7 @@ class Service:
         )
         self._endings = Endings(database=self.database, ledger=self.ledger, gabber=gabber, clock=self._clock)
         self._writer = TickWriter(DurableStatements(self.database.conninfo))
+        headers = headers_of(settings.public_url)
         heartbeats = HeartbeatEndpoint(
             tokens=self.tokens,
             writer=self._writer,
@@ -216,16 +207,23 @@ class Service:
             clock=self._clock,
             randomness=randomness,
             meter=Meter(per_second(settings.webhook_max_rps, WEBHOOK_BURST_S), self._clock),
-            headers=headers_of(settings.public_url),
+            headers=headers,
+            clock_agrees=self.clock_watch.agrees,
         )
         self._jobs = Jobs(self.database, self._clock, ids)
         self._alarms = Alarms()
         self._reconcile_interval = settings.reconcile_interval_s
         self._retention = Micros(settings.tick_retention_days * US_PER_DAY)
         self._rounds: set[asyncio.Task[object]] = set()
-        self._disagreement: Micros | None = None
-        self._apart: list[Micros] = []
-        self.app: ASGIApp = RequestIds(_Front(heartbeats, self._build_api(settings), self.clock_agrees, settings))
+        front = Front(
+            heartbeats=heartbeats,
+            heartbeat_path=PATH,
+            api=self._build_api(settings),
+            clock_agrees=self.clock_watch.agrees,
+            origins=settings.cors_origins,
+            headers=headers,
+        )
+        self.app: ASGIApp = RequestIds(front)
 
     def _provider(
         self, settings: Settings, key: SecretStr, transport: httpx.AsyncBaseTransport | None, permits: Permits
@@ -249,7 +247,7 @@ class Service:
             failures=Meter(per_minute(settings.failed_auth_max_rpm), self._clock),
         )
         called = [Depends(known), Depends(check_access), Depends(known_parameters)]
-        # The generated pages load scripts from elsewhere and are open, so they are off; the document itself is closed.
+        # The framework's own document says nothing of answers, and its pages load scripts from elsewhere: ours do not.
         api = FastAPI(
             title="Talktime",
             version=__version__,
@@ -325,13 +323,9 @@ class Service:
             return ["the database holds no schema of ours, or one that is closed to the service's role"]
         except (DatabaseUnavailable, SQLAlchemyError):
             return ["the database cannot be reached"]
-        if not self.clock_agrees():
+        if not self.clock_watch.agrees():
             faults.append("our clock and the database's disagree by more than a second")
         return faults
-
-    def clock_agrees(self) -> bool:
-        """Whether our clock may be gone by: while it is too far from the database's, nothing is stamped or judged."""
-        return self._disagreement is None or abs(self._disagreement) <= MAX_DISAGREEMENT
 
     # Life
 
@@ -346,7 +340,7 @@ class Service:
 
     async def start(self) -> None:
         """Prepare the database and begin to write heartbeats."""
-        await self.check_clock()
+        await self.clock_watch.check()
         await self.make_partitions()
         async with self.database.transaction() as transaction:
             await ensure_default_card(transaction, self._ids, self._clock.now())
@@ -367,13 +361,9 @@ class Service:
             (PARTITION_CHECK_S, "partitions", self.make_partitions),
             (RETENTION_CHECK_S, "retention", self.drop_old_ticks),
         ):
-            self._alarms.every(every_s, name, partial(self._if_the_clock_agrees, work))
-        self._alarms.every(CLOCK_CHECK_S, "clock", self.check_clock)
+            self._alarms.every(every_s, name, partial(self.clock_watch.if_it_agrees, work))
+        self._alarms.every(CHECK_EVERY_S, "clock", self.clock_watch.check)
         self._alarms.start()
-
-    async def _if_the_clock_agrees(self, work: Callable[[], Awaitable[object]]) -> None:
-        if self.clock_agrees():
-            await work()
 
     async def stop(self) -> None:
         """Finish what was begun: rounds under way, heartbeats taken but not written. Then close all connections."""
@@ -382,7 +372,7 @@ class Service:
             await asyncio.wait(self._rounds)
         await self.reconciler.finish()
         await self._writer.close()
-        if self.clock_agrees():
+        if self.clock_watch.agrees():
             await self.receiving.report_the_end()
         await self._gabber.aclose()
         if self._issuer is not None:
@@ -400,44 +390,6 @@ class Service:
     def _passes_in(self, real_s: float) -> Micros:
         """How much passes on our clock in so much real time."""
         return Micros(round(real_s / self._clock.real_seconds(Micros(US_PER_S)) * US_PER_S))
-
-    async def check_clock(self) -> None:
-        """Measure how far our clock is from the database's, and follow it if that is not far."""
-        if not isinstance(self._clock, SystemClock):
-            return
-        first = self._disagreement is None
-        # By what it reads: a clock that stands still since it went back would seem to agree for a while.
-        before = self._clock.reading()
-        database, after = await self.database.clock(), self._clock.reading()
-        if not first and after - before > MAX_DISAGREEMENT:
-            return  # answered so late that it says too little
-        measured = disagreement(before, database, after)
-        if first:
-            self._clock.set_anew(measured)
-            self._disagreement = Micros(0)
-            return
-        near = abs(measured) <= MAX_DISAGREEMENT
-        if near:
-            self._clock.adjust(measured)
-        # As long as it stands still, what it stamps lies ahead.
-        self._disagreement = Micros(self._clock.reading() - self._clock.now()) if near else measured
-        if self.clock_agrees():
-            self._apart.clear()
-        elif self._stays_apart(measured):
-            # It was set, and stays so: all processes follow it, and a restarted one would at once.
-            log.error("clock.followed", microseconds=self._disagreement)
-            self._clock.set_anew(Micros(0) if near else measured)
-            self._disagreement = Micros(0)
-            self._apart.clear()
-        else:
-            log.error("clock.disagrees", microseconds=self._disagreement)
-
-    def _stays_apart(self, disagreement: Micros) -> bool:
-        """Whether the database's clock has been off by the same for so many comparisons that it will stay so."""
-        if self._apart and abs(disagreement - self._apart[-1]) > MAX_DISAGREEMENT:
-            self._apart.clear()
-        self._apart.append(disagreement)
-        return len(self._apart) >= FOLLOWED_AFTER
 
     async def make_partitions(self) -> None:
         """Make the partitions in which heartbeats of the next days are kept."""
@@ -473,60 +425,6 @@ class Service:
     async def reconcile(self, session: AccountThing) -> object:
         """Work on one session now."""
         return await self.reconciler.reconcile(session, now_please=True)
-
-
-class _Front:
-    """Heartbeats pass by the framework; everything else goes through it."""
-
-    def __init__(
-        self, heartbeats: HeartbeatEndpoint, api: FastAPI, clock_agrees: Callable[[], bool], settings: Settings
-    ) -> None:
-        self._heartbeats = heartbeats
-        self._api = api
-        self._clock_agrees = clock_agrees
-        inner: ASGIApp = self._call_api
-        if settings.cors_origins:
-            inner = CrossOrigin(inner, settings.cors_origins)
-        self._with_headers = WithHeaders(inner, headers_of(settings.public_url))
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].startswith(PATH) and self._clock_agrees():
-            await self._heartbeats(scope, receive, send)
-        else:
-            await self._with_headers(scope, receive, send)
-
-    async def _call_api(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] not in READS and not self._clock_agrees():
-            await problem_response(Problem(UNAVAILABLE, WRONG_CLOCK))(scope, receive, send)
-        elif scope["type"] == "http" and (fault := _address_fault(scope)) is not None:
-            await problem_response(Problem(INVALID_REQUEST, fault))(scope, receive, send)
-        else:
-            await self._api(_segmented(scope), receive, send)
-
-
-def _segmented(scope: Scope) -> Scope:
-    """The request with its path still percent-encoded, so that a user's id with a slash in it stays one segment."""
-    raw_path: bytes | None = scope.get("raw_path")
-    if scope["type"] != "http" or raw_path is None or b"%" not in raw_path:
-        return scope
-    return {**scope, "path": "/".join(quote(unquote_to_bytes(part), safe="") for part in raw_path.split(b"/"))}
-
-
-_BROKEN_ENCODING: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-
-
-def _address_fault(scope: Scope) -> str | None:
-    """Why an address is not to be taken as the server decoded it: many user ids would become one; null if it may be."""
-    path, query = scope.get("raw_path", b""), scope.get("query_string", b"")
-    if _BROKEN_ENCODING.search(path) or _BROKEN_ENCODING.search(query):
-        return "a % in the address is not followed by two hexadecimal digits"
-    try:
-        unquote_to_bytes(query).decode("utf-8")
-        decoded = unquote_to_bytes(path).decode("utf-8")
-    except UnicodeDecodeError:
-        return "the address is not UTF-8, percent-encoded"
-    return "the path holds a control character" if _CONTROL.search(decoded) else None
 
 
 def _issuer_terms(settings: Settings) -> IssuerTerms | None:

@@ -1,12 +1,13 @@
 """``POST /webhooks/gabber/{token}``: a small ASGI application in front of the others.
 
-In order: the token is checked without a look-up; its calls are counted; the body is read, bounded; the arrival is
-stamped once, from one clock; the session in the body must be the token's; the tick is made durable; 204. A heartbeat of
-a session whose provider id is known takes the fast path; the first one binds it in an ordinary transaction. Every
-failure of the token is the same empty 404.
+In order: the token is checked without a look-up; our clock must agree with the database's; the token's calls are
+counted; the body is read, bounded; the arrival is stamped once, from one clock; the session in the body must be the
+token's; the tick is made durable; 204. A heartbeat of a session whose provider id is known takes the fast path; the
+first one binds it in an ordinary transaction. Every failure of the token is the same empty 404.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Final
 from uuid import UUID
 
@@ -33,6 +34,7 @@ from app.errors import (
 from app.heartbeats.binding import Bindings, SecurityEvent, UnknownSession
 from app.heartbeats.writer import QueueFull, Tick, TickWriter
 from app.http.answers import problem_response
+from app.http.front import WRONG_CLOCK
 from app.http.headers import RawHeaders
 from app.http.rate_limits import Meter, too_many
 from app.ports.clock import Clock
@@ -66,15 +68,20 @@ class HeartbeatEndpoint:
         clock: Clock,
         randomness: Randomness,
         meter: Meter,
+        clock_agrees: Callable[[], bool],
         headers: RawHeaders = (),
     ) -> None:
-        """``meter`` counts the calls of each webhook; ``headers`` go with every answer."""
+        """``meter`` counts the calls of each webhook; ``headers`` go with every answer.
+
+        ``clock_agrees``: whether our clock may be gone by; while not, no heartbeat is taken.
+        """
         self._tokens = tokens
         self._writer = writer
         self._bindings = bindings
         self._clock = clock
         self._randomness = randomness
         self._meter = meter
+        self._clock_agrees = clock_agrees
         self._headers = list(headers)
         # Each header costs the server time, and an empty answer to a program needs those alone that caches heed.
         self._empty = {
@@ -91,7 +98,7 @@ class HeartbeatEndpoint:
             await self._answer_empty(send, 404)
             return
         try:
-            self._count(session)
+            self._admit(session)
             await self._receive(session, receive)
         except UnknownSession:
             await self._answer_empty(send, 404)
@@ -116,7 +123,9 @@ class HeartbeatEndpoint:
         await send({"type": "http.response.start", "status": status, "headers": self._empty[status]})
         await send({"type": "http.response.body", "body": b""})
 
-    def _count(self, session: AccountThing) -> None:
+    def _admit(self, session: AccountThing) -> None:
+        if not self._clock_agrees():
+            raise Problem(UNAVAILABLE, WRONG_CLOCK)
         taken = self._meter.take(session)
         if taken is not None and taken.wait:
             raise too_many(taken, "this webhook is called far more often than heartbeats come")

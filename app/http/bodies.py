@@ -109,4 +109,4 @@ UserIdPath = Annotated[
     Path(description=f"The customer's own id of the user, at most {MAX_TEXT} characters, percent-encoded."),
     AfterValidator(unquote),
 ]
-"""Paths are matched as they are encoded: see ``_segmented`` in :mod:`app.service`."""
+"""Paths are matched as they are encoded: see ``_segmented`` in :mod:`app.http.front`."""

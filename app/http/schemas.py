@@ -134,8 +134,8 @@ class Operation:
 
     ``parameters``: schemas of those in path and query, all of which must be here. ``idempotent``: takes
     ``Idempotency-Key``, with the problems that come of it. ``open``: needs no key. ``example``: of the body, where its
-    required fields alone are none. ``summary``, ``tags`` and ``body`` are for calls that are no routes of the framework, which tells them otherwise;
-    ``only_problems`` for those that answer few of what every call may answer.
+    required fields alone are none. ``summary``, ``tags`` and ``body`` are for calls that are no routes of the
+    framework, which tells them otherwise; ``only_problems`` for those that answer few of what every call may answer.
     """
 
     description: str

@@ -556,9 +556,9 @@ BUGS: Final = (
         does="a process whose clock is wrong takes heartbeats and stamps them by it",
         patches=(
             Patch(
-                "app.service",
-                'scope["path"].startswith(PATH) and self._clock_agrees():',
-                'scope["path"].startswith(PATH):',
+                "app.heartbeats.endpoint",
+                "        if not self._clock_agrees():\n",
+                "        if self._clock_agrees is None:\n",
             ),
         ),
         found_by=Run(Layer.SIM, seed=36),

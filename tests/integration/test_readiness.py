@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from app.clock_watch import FOLLOWED_AFTER, MAX_DISAGREEMENT
 from app.core.units import US_PER_S, Instant, Micros, format_instant
 from app.ports.clock import SystemClock
-from app.service import FOLLOWED_AFTER, MAX_DISAGREEMENT
 from tests.support.clock import ManualClock
 from tests.support.postgres import WorkerDatabases, tell
 from tests.support.problems import problem
@@ -63,13 +63,13 @@ async def test_a_clock_far_from_the_databases_is_refused(
 ) -> None:
     async with world(databases.urls.service, providers.script()) as talktime:
         clock = SystemClock()
-        monkeypatch.setattr(talktime.service, "_clock", clock)
-        await talktime.service.check_clock()
+        monkeypatch.setattr(talktime.service.clock_watch, "_clock", clock)
+        await talktime.service.clock_watch.check()
         assert not any("clock" in fault for fault in await talktime.service.faults())
         clock.adjust(Micros(5 * US_PER_S))
-        await talktime.service.check_clock()
+        await talktime.service.clock_watch.check()
         assert any("clock" in fault for fault in await talktime.service.faults())
-        monkeypatch.setattr(talktime.service, "_clock", ManualClock())
+        monkeypatch.setattr(talktime.service.clock_watch, "_clock", ManualClock())
 
 
 async def test_while_its_clock_is_wrong_a_process_does_nothing_that_has_a_time(
@@ -86,7 +86,7 @@ async def test_while_its_clock_is_wrong_a_process_does_nothing_that_has_a_time(
     talktime.provider.say(session["provider_session_id"], ("agent", 10))
     talktime.clock.advance(10_000)
 
-    monkeypatch.setattr(service, "_disagreement", Micros(MAX_DISAGREEMENT + 1))
+    monkeypatch.setattr(service.clock_watch, "_disagreement", Micros(MAX_DISAGREEMENT + 1))
     before, pulls = contents(service.database.conninfo), len(talktime.provider.pulls)
     for work in alarms.values():
         await work()
@@ -100,7 +100,7 @@ async def test_while_its_clock_is_wrong_a_process_does_nothing_that_has_a_time(
     assert contents(service.database.conninfo) == before
     assert len(talktime.provider.pulls) == pulls
 
-    monkeypatch.setattr(service, "_disagreement", Micros(-MAX_DISAGREEMENT))
+    monkeypatch.setattr(service.clock_watch, "_disagreement", Micros(-MAX_DISAGREEMENT))
     for work in alarms.values():
         await work()
     await service.reconciler.finish()
@@ -114,8 +114,8 @@ async def test_a_process_goes_on_by_itself_once_its_clock_agrees_again(
 ) -> None:
     async with world(databases.urls.service, providers.script()) as talktime:
         clock = SystemClock()
-        monkeypatch.setattr(talktime.service, "_clock", clock)
-        await talktime.service.check_clock()
+        monkeypatch.setattr(talktime.service.clock_watch, "_clock", clock)
+        await talktime.service.clock_watch.check()
         jump = Micros(5 * US_PER_S)
         told = talktime.service.database.clock
 
@@ -123,22 +123,22 @@ async def test_a_process_goes_on_by_itself_once_its_clock_agrees_again(
             return Instant(await told() + jump)
 
         monkeypatch.setattr(talktime.service.database, "clock", jumped)
-        await talktime.service.check_clock()
-        assert not talktime.service.clock_agrees()
+        await talktime.service.clock_watch.check()
+        assert not talktime.service.clock_watch.agrees()
 
         async def late() -> Instant:
             clock.adjust(Micros(2 * US_PER_S))
             return await told()
 
         monkeypatch.setattr(talktime.service.database, "clock", late)
-        await talktime.service.check_clock()
-        assert not talktime.service.clock_agrees(), "an answer that took so long says nothing"
+        await talktime.service.clock_watch.check()
+        assert not talktime.service.clock_watch.agrees(), "an answer that took so long says nothing"
         clock.adjust(Micros(-2 * US_PER_S))
         monkeypatch.setattr(talktime.service.database, "clock", told)
         await asyncio.sleep(2.1)  # what was moved back shows as time that stands still
-        await talktime.service.check_clock()
-        assert talktime.service.clock_agrees()
-        monkeypatch.setattr(talktime.service, "_clock", ManualClock())
+        await talktime.service.clock_watch.check()
+        assert talktime.service.clock_watch.agrees()
+        monkeypatch.setattr(talktime.service.clock_watch, "_clock", ManualClock())
 
 
 @pytest.mark.parametrize("jump_s", [-400 * 86_400, -10, 5, 3_600])
@@ -147,8 +147,8 @@ async def test_a_database_clock_that_was_set_and_stays_so_is_followed(
 ) -> None:
     async with world(databases.urls.service, providers.script()) as talktime:
         service, clock = talktime.service, SystemClock()
-        monkeypatch.setattr(service, "_clock", clock)
-        await service.check_clock()
+        monkeypatch.setattr(service.clock_watch, "_clock", clock)
+        await service.clock_watch.check()
         told, moved = service.database.clock, Micros(jump_s * US_PER_S)
 
         async def jumped() -> Instant:
@@ -156,17 +156,17 @@ async def test_a_database_clock_that_was_set_and_stays_so_is_followed(
 
         monkeypatch.setattr(service.database, "clock", jumped)
         for _ in range(3):
-            await service.check_clock()
+            await service.clock_watch.check()
         moved = Micros((jump_s + 2) * US_PER_S)  # it still moves: that is no new time yet
         for _ in range(FOLLOWED_AFTER - 1):
-            await service.check_clock()
-            assert not service.clock_agrees()
+            await service.clock_watch.check()
+            assert not service.clock_watch.agrees()
         with capture_logs() as logs:
-            await service.check_clock()
+            await service.clock_watch.check()
         assert [line["event"] for line in logs] == ["clock.followed"]
-        assert service.clock_agrees()
+        assert service.clock_watch.agrees()
         assert abs(clock.now() - await jumped()) < US_PER_S
-        monkeypatch.setattr(service, "_clock", ManualClock())
+        monkeypatch.setattr(service.clock_watch, "_clock", ManualClock())
 
 
 async def test_a_clock_that_stands_still_is_measured_by_what_it_reads(
@@ -175,17 +175,29 @@ async def test_a_clock_that_stands_still_is_measured_by_what_it_reads(
     service = talktime.service
     with monkeypatch.context() as patched:
         clock = SystemClock()
-        patched.setattr(service, "_clock", clock)
-        await service.check_clock()
+        patched.setattr(service.clock_watch, "_clock", clock)
+        await service.clock_watch.check()
         clock.now()
         clock.adjust(Micros(-600 * US_PER_S))
-        await service.check_clock()
-        assert not service.clock_agrees(), "it went back this moment, and what it says has not changed yet"
+        await service.clock_watch.check()
+        assert not service.clock_watch.agrees(), "it went back this moment, and what it says has not changed yet"
         clock.adjust(Micros(1_200 * US_PER_S))
         clock.now()
         clock.adjust(Micros(-600 * US_PER_S))
-        await service.check_clock()
-        assert not service.clock_agrees(), "it is right again, but says what it said when it was ahead"
+        await service.clock_watch.check()
+        assert not service.clock_watch.agrees(), "it is right again, but says what it said when it was ahead"
         for _ in range(FOLLOWED_AFTER):
-            await service.check_clock()
-        assert service.clock_agrees(), "it is not waited for until the time of before has come"
+            await service.clock_watch.check()
+        assert service.clock_watch.agrees(), "it is not waited for until the time of before has come"
+
+
+async def test_while_its_clock_is_wrong_a_process_still_tells_nothing_of_a_token(talktime: World) -> None:
+    user = talktime.user()
+    await talktime.grant(user, "1000")
+    session = await talktime.start(user)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(talktime.service.clock_watch, "_disagreement", Micros(MAX_DISAGREEMENT + 1))
+        problem(await talktime.heartbeat(session), 503, "unavailable")
+        for method, path in (("POST", talktime.webhook(session)[:-1] + "!"), ("GET", talktime.webhook(session))):
+            answer = await talktime.client.request(method, path)
+            assert (answer.status_code, answer.content) == (404, b"")

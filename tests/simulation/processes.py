@@ -175,7 +175,7 @@ class Process:
         """Its clock jumps by ``by`` µs, and is compared with the database's at once."""
         assert isinstance(self.clock, ProcessClock)
         self.clock.jump(by)
-        await self.run("clock", self.service.check_clock)
+        await self.run("clock", self.service.clock_watch.check)
 
     async def start(self) -> bool:
         """Whether it came up."""

@@ -270,7 +270,7 @@ class World:
         before = self._outside()
         astray, commits, began = process.astray, self.traps.commits, self.loop.now_us
         try:
-            await process.run(operation, lambda: process.service._if_the_clock_agrees(work))
+            await process.run(operation, lambda: process.service.clock_watch.if_it_agrees(work))
             if astray and self.loop.now_us == began and self.traps.commits > commits:
                 self.traps.done_astray.append(operation)
         except Exception as error:  # noqa: BLE001 - alarms log whatever fails, and come again

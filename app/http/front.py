@@ -1,0 +1,80 @@
+"""What stands before the framework: heartbeats pass by it, and an address reaches it as the client wrote it."""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import Final
+from urllib.parse import quote, unquote_to_bytes
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.errors import INVALID_REQUEST, UNAVAILABLE, Problem
+from app.http.answers import problem_response
+from app.http.headers import CrossOrigin, RawHeaders, WithHeaders
+
+READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+WRONG_CLOCK: Final = "our clock and the database's disagree; nothing was stored, try again"
+
+_BROKEN_ENCODING: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class Front:
+    """Heartbeats, under ``heartbeat_path``, pass by the framework; all else goes through it, and gets ``headers``."""
+
+    def __init__(
+        self,
+        *,
+        heartbeats: ASGIApp,
+        heartbeat_path: str,
+        api: ASGIApp,
+        clock_agrees: Callable[[], bool],
+        origins: Sequence[str],
+        headers: RawHeaders,
+    ) -> None:
+        """``clock_agrees``: whether our clock may be gone by; while not, only what reads is let through.
+
+        ``origins``: those whose pages may call the API.
+        """
+        self._heartbeats = heartbeats
+        self._heartbeat_path = heartbeat_path
+        self._api = api
+        self._clock_agrees = clock_agrees
+        inner: ASGIApp = CrossOrigin(self._call_api, origins) if origins else self._call_api
+        self._with_headers = WithHeaders(inner, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"].startswith(self._heartbeat_path):
+            await self._heartbeats(scope, receive, send)
+        else:
+            await self._with_headers(scope, receive, send)
+
+    async def _call_api(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._api(scope, receive, send)
+        elif scope["method"] not in READS and not self._clock_agrees():
+            await problem_response(Problem(UNAVAILABLE, WRONG_CLOCK))(scope, receive, send)
+        elif (fault := _address_fault(scope)) is not None:
+            await problem_response(Problem(INVALID_REQUEST, fault))(scope, receive, send)
+        else:
+            await self._api(_segmented(scope), receive, send)
+
+
+def _segmented(scope: Scope) -> Scope:
+    """The request with its path still percent-encoded, so that a user's id with a slash in it stays one segment."""
+    raw_path: bytes | None = scope.get("raw_path")
+    if raw_path is None or b"%" not in raw_path:
+        return scope
+    return {**scope, "path": "/".join(quote(unquote_to_bytes(part), safe="") for part in raw_path.split(b"/"))}
+
+
+def _address_fault(scope: Scope) -> str | None:
+    """Why an address is not to be taken as the server decoded it: many user ids would become one; null if it may be."""
+    path, query = scope.get("raw_path", b""), scope.get("query_string", b"")
+    if _BROKEN_ENCODING.search(path) or _BROKEN_ENCODING.search(query):
+        return "a % in the address is not followed by two hexadecimal digits"
+    try:
+        unquote_to_bytes(query).decode("utf-8")
+        decoded = unquote_to_bytes(path).decode("utf-8")
+    except UnicodeDecodeError:
+        return "the address is not UTF-8, percent-encoded"
+    return "the path holds a control character" if _CONTROL.search(decoded) else None
