@@ -11,7 +11,6 @@ import structlog
 from fastapi import Depends, FastAPI
 from pydantic import SecretStr
 from sqlalchemy.exc import SQLAlchemyError
-from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from app import __version__
@@ -36,14 +35,16 @@ from app.finance.schemas import FINANCE
 from app.gabber import Capabilities, Gabber
 from app.gabber.client import PULL_DEADLINE_TIMEOUTS
 from app.heartbeats.binding import Bindings
-from app.heartbeats.endpoint import PATH, PROBLEMS, HeartbeatEndpoint
+from app.heartbeats.endpoint import PATH, HeartbeatEndpoint
 from app.heartbeats.retention import drop_old_ticks
+from app.heartbeats.schemas import HEARTBEATS
 from app.heartbeats.writer import TickWriter
-from app.http.access import Identify, check_access, check_declared, open_to_all
-from app.http.api_document import api_document, service_described
-from app.http.docs_page import add_document_routes
+from app.http.access import Identify, check_access, check_declared
+from app.http.api_document import api_document
+from app.http.docs_page import DOCUMENT, add_document_routes
 from app.http.front import Front
 from app.http.headers import headers_of
+from app.http.health import HEALTH, add_health_routes
 from app.http.idempotency import purge
 from app.http.parameters import known_parameters
 from app.http.problems import add_problem_handlers
@@ -94,7 +95,7 @@ PARTITION_DAYS: Final = 7
 RETENTION_CHECK_S: Final = 600.0
 RETENTION_EVERY: Final = Micros(3600 * US_PER_S)
 
-DESCRIBED: Final = (SESSIONS, SETTLEMENT, ACCOUNTS, FINANCE, PRICING, ACCESS, service_described(PROBLEMS, PATH))
+DESCRIBED: Final = (SESSIONS, SETTLEMENT, ACCOUNTS, FINANCE, PRICING, ACCESS, HEARTBEATS, HEALTH, DOCUMENT)
 
 log = structlog.get_logger(__name__)
 
@@ -295,17 +296,7 @@ class Service:
         self._api = api
         add_document_routes(api, lambda: self.api_document)
 
-        @api.api_route("/healthz", methods=["GET", "HEAD"], include_in_schema=False)
-        @open_to_all
-        async def healthz() -> Response:
-            return JSONResponse({"status": "ok"})
-
-        @api.api_route("/readyz", methods=["GET", "HEAD"], include_in_schema=False)
-        @open_to_all
-        async def readyz() -> Response:
-            faults = await self.faults()
-            return JSONResponse({"status": "unready" if faults else "ready", "faults": faults}, 503 if faults else 200)
-
+        add_health_routes(api, self.faults)
         add_problem_handlers(api)
         check_declared(api.routes)
         return api

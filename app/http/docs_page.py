@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, Response
 
 from app.http.access import open_to_all
 from app.http.answers import encode
+from app.http.schemas import JSON, Described, Operation, Reply
 
 _STYLE: Final = (
     "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:0 auto;padding:1rem;color:#1b1b1b;background:#fff}"
@@ -30,6 +31,27 @@ PAGE_POLICY: Final = (
     f"default-src 'none'; style-src 'sha256-{_STYLE_HASH}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """The page's Content-Security-Policy: this one style, and nothing else at all."""
+
+
+DOCUMENT: Final = Described(
+    operations={
+        "GET /openapi.json": Operation(
+            summary="This document",
+            tags=("service",),
+            description="OpenAPI 3.1.",
+            answers={200: Reply(description="The document.", content={JSON: {"type": "object", "examples": [{}]}})},
+            open=True,
+        ),
+        "GET /docs": Operation(
+            summary="This document for people",
+            tags=("service",),
+            description="A page without scripts, made of this document.",
+            answers={200: Reply(description="The page.", content={"text/html": {"type": "string"}})},
+            open=True,
+        ),
+    }
+)
+"""The document and its page, as they stand in it."""
 
 
 def add_document_routes(api: FastAPI, document: Callable[[], Mapping[str, Any]]) -> None:
