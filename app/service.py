@@ -77,7 +77,7 @@ from app.settlement.leases import LEASE_MARGIN, Leases
 from app.settlement.reconciler import Reconciler
 from app.settlement.routes import settlement_routes
 from app.settlement.schemas import SETTLEMENT
-from app.settlement.work import ReconcileLimits
+from app.settlement.steps import ReconcileLimits
 
 SLOWEST_WAKE: Final = Micros(US_PER_S)
 """Reconciliation looks for due sessions at least so often on our clock, and ten times in each of its intervals."""

@@ -1,9 +1,16 @@
-"""Kinds of events, and events waiting to be written."""
+"""Kinds of events, and those of an account that wait to be written with it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
+from uuid import UUID
+
+from sqlalchemy import insert, select, update
+
+from app.core.units import Instant
+from app.db.database import Transaction
+from app.db.tables import accounts, events
+from app.ports.ids import Ids
 
 
 class EventType(StrEnum):
@@ -23,7 +30,51 @@ class EventType(StrEnum):
     CHARGE_CORRECTED = "charge.corrected"
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
-    type: EventType
-    data: Mapping[str, Any]
+class Outbox:
+    """New events of one account, whose row is locked. ``last_seq``: the number of its last event so far."""
+
+    def __init__(self, account_id: UUID, user_id: str, last_seq: int) -> None:
+        self._account_id = account_id
+        self._user_id = user_id
+        self._last_seq = last_seq
+        self._new: list[tuple[EventType, dict[str, Any]]] = []
+
+    def emit(self, kind: EventType, data: Mapping[str, Any]) -> None:
+        """Put an event in: it exists exactly if this transaction commits."""
+        self._new.append((kind, {"user_id": self._user_id, **data}))
+
+    async def write(self, transaction: Transaction, ids: Ids, now: Instant) -> int:
+        """Write the events; answers the number of the account's last one, for whoever writes its row."""
+        rows = [
+            {
+                "account_id": self._account_id,
+                "id": ids.new(),
+                "seq": seq,
+                "type": kind.value,
+                "data": data,
+                "created_at": now,
+            }
+            for seq, (kind, data) in enumerate(self._new, self._last_seq + 1)
+        ]
+        if rows:
+            await transaction.execute(insert(events), rows)
+        self._last_seq += len(rows)
+        self._new.clear()
+        return self._last_seq
+
+    async def close(self, transaction: Transaction, ids: Ids, now: Instant) -> None:
+        """Write the events, and their number into the account's row: of an account that was not opened."""
+        before = self._last_seq
+        if await self.write(transaction, ids, now) != before:
+            await transaction.execute(
+                update(accounts).where(accounts.c.account_id == self._account_id).values(event_seq=self._last_seq)
+            )
+
+
+async def lock_outbox(transaction: Transaction, account_id: UUID) -> Outbox | None:
+    """The outbox of an account, whose row is locked and not judged: it may be broken. Null: there is no account."""
+    row = await transaction.execute(
+        select(accounts.c.user_id, accounts.c.event_seq).where(accounts.c.account_id == account_id).with_for_update()
+    )
+    found = row.one_or_none()
+    return None if found is None else Outbox(account_id, found.user_id, found.event_seq)

@@ -24,7 +24,6 @@ from app.db.database import Transaction
 from app.db.tables import (
     accounts,
     entries,
-    events,
     funding,
     grants,
     hold_changes,
@@ -33,7 +32,7 @@ from app.db.tables import (
     limit_changes,
     postings,
 )
-from app.events.outbox import Event, EventType
+from app.events.outbox import EventType, Outbox
 from app.ledger.alerts import AlertThresholds
 from app.ledger.audit import Audit, record_audits
 from app.ledger.keys import LedgerKeys
@@ -105,7 +104,7 @@ class Book:
         self._stored_grants = stored_grants
         self._stored_holds = dict(account.holds)
         self._new_grants: dict[UUID, GrantTerms] = {}
-        self._events: list[Event] = []
+        self.outbox = Outbox(row.account_id, row.user_id, row.event_seq)
         self._audits: list[Audit] = []
         self._limit_change: str | None = None
         self._changed: dict[str, Any] = {}
@@ -171,7 +170,7 @@ class Book:
 
     def emit(self, kind: EventType, data: Mapping[str, Any]) -> None:
         """Put an event into the outbox: it exists exactly if this transaction commits."""
-        self._events.append(Event(kind, {"user_id": self.user_id, **data}))
+        self.outbox.emit(kind, data)
 
     async def close(self) -> dict[str, UUID]:
         """Write all changes; the transaction's owner commits them. Answers the ids of the new entries by natural key.
@@ -383,21 +382,7 @@ class Book:
     async def _write_events(self) -> int:
         for grant_id in self.account.expired_grants:
             self.emit(EventType.GRANT_EXPIRED, {"grant_id": self.public_grant(grant_id)})
-        first: int = self._row.event_seq + 1
-        rows = [
-            {
-                "account_id": self.account_id,
-                "id": self._ports.ids.new(),
-                "seq": seq,
-                "type": event.type.value,
-                "data": dict(event.data),
-                "created_at": self.now,
-            }
-            for seq, event in enumerate(self._events, first)
-        ]
-        if rows:
-            await self._transaction.execute(insert(events), rows)
-        return int(self._row.event_seq) + len(rows)
+        return await self.outbox.write(self._transaction, self._ports.ids, self.now)
 
     async def _write_limit(self) -> None:
         if self._limit_change is None:

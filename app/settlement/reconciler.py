@@ -11,6 +11,7 @@ from app.core.ids import AccountThing
 from app.core.lifecycle import RECONCILED, State
 from app.core.units import US_PER_S, Instant, Micros
 from app.db.database import Database, DatabaseUnavailable, Transaction
+from app.events.outbox import lock_outbox
 from app.gabber import Gabber, PulledTimeline, PullFailed, PullFailure
 from app.ledger.book import Book, LedgerPorts
 from app.ledger.opening import open_book
@@ -21,7 +22,8 @@ from app.receiving import Receiving
 from app.sessions.records import Session, change_session, load_session
 from app.settlement.corrections import may_be_rated_again
 from app.settlement.leases import Due, Leases
-from app.settlement.work import RELEASED, Outcome, ReconcileLimits, Work
+from app.settlement.steps import RELEASED, Outcome, ReconcileLimits, Steps
+from app.settlement.work import Work
 
 MAX_AT_ONCE: Final = 8
 """Pulls that one process makes at a time: as many as it keeps connections to the provider."""
@@ -242,12 +244,14 @@ class Reconciler:
         """What cannot be worked on is tried again, each time after a longer while; after too long it is a review."""
         async with self._database.transaction() as transaction:
             now = self._clock.now()
-            found = await self._under_lease(transaction, key, token, now)
-            if found is None:
+            # The account is not opened: it may be what broke.
+            outbox = await lock_outbox(transaction, key.account_id)
+            session = await load_session(transaction, key, lock=True)
+            if outbox is None or session is None or session.lease_token != token:
                 return Outcome.NOT_OURS
-            book, session = found
-            outcome = await self._work(transaction, book, session, now).put_off_what_broke(error)
-            await book.close()
+            steps = Steps(transaction, outbox, session, now, self._limits, self._randomness, self._receiving)
+            outcome = await steps.put_off_what_broke(error)
+            await outbox.close(transaction, self._ledger.ids, now)
         return outcome
 
     def _to_pull(self, session: Session | None, *, asked: bool) -> str | None:

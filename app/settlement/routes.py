@@ -44,7 +44,7 @@ from app.settlement.ending import Endings
 from app.settlement.evidence import StoredEvidence, load_charged_evidence, load_evidence
 from app.settlement.own_outages import with_own_outages
 from app.settlement.reconciler import Reconciler
-from app.settlement.work import Outcome
+from app.settlement.steps import Outcome
 from app.timelines.snapshots import load_snapshots
 
 LoadOutages = Callable[[Transaction, Instant], Awaitable[Sequence[Outage]]]

@@ -1,8 +1,7 @@
 """What is done to one session in one transaction: a step, a hold lowered, a charge, a later attempt."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -11,21 +10,18 @@ import structlog
 
 from app.core.access import Actor
 from app.core.charge import Charge, Evidence, charge
-from app.core.lifecycle import RECONCILED, State
-from app.core.outages import Outage, passed_by
+from app.core.lifecycle import State
+from app.core.outages import passed_by
 from app.core.settlement import Over, Review, Settle, StillLive, contradicting, decide, over_at
-from app.core.units import US_PER_S, Instant, MicroCredits, Micros, seconds
-from app.core.waits import JITTER_PARTS, longest_waits
+from app.core.units import Instant, MicroCredits, Micros, seconds
 from app.core.worst_case import largest_remaining_charge
 from app.db.database import Transaction
 from app.events.outbox import EventType
 from app.gabber import PulledTimeline, PullFailed, PullFailure
-from app.gabber.wire import MAX_RETRY_AFTER
 from app.ledger.book import Book, LedgerPorts
 from app.ports.randomness import Randomness
 from app.receiving import Receiving
-from app.sessions.records import STEP_EVENTS, Session, change_session, load_session, take_step
-from app.sessions.start import STARTING_MARGIN
+from app.sessions.records import Session, change_session
 from app.settlement.charges import NewCharge, post_charge
 from app.settlement.corrections import (
     LATE_LOOK_PARTS,
@@ -35,60 +31,17 @@ from app.settlement.corrections import (
     rate_again,
 )
 from app.settlement.evidence import StoredEvidence, card_of_session, load_evidence
+from app.settlement.steps import RELEASED, Outcome, ReconcileLimits, Steps, sooner
 from app.timelines.snapshots import Snapshot, add_snapshot, is_news, load_snapshots
 
 ACTOR: Final = Actor("reconciliation")
 """Who rates a session again by itself, in the audit log."""
 
-MAX_BACKOFF: Final = Micros(3600 * US_PER_S)
-"""No failure, and nothing that a review waits for, puts the next pull off for longer."""
-
-RELEASED: Final = {"lease_token": None, "lease_until": None}
-
 log = structlog.get_logger(__name__)
 
 
-class Outcome(StrEnum):
-    """What became of one session in one round."""
-
-    UPDATED = "updated"
-    SETTLED = "settled"
-    REVIEW = "review"
-    FAILED = "failed"
-    UNCONFIRMED = "unconfirmed"
-    PULL_FAILED = "pull_failed"
-    RATED_AGAIN = "rated_again"
-    NOT_OURS = "not_ours"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReconcileLimits:
-    """The service's settings for reconciliation."""
-
-    reconcile_interval: Micros
-    settle_delay: Micros
-    unconfirmed_ttl: Micros
-    no_heartbeat_grace: Micros
-    evidence_wait: Micros
-    review_after: Micros
-    rerate_window: Micros
-    goodwill: Micros
-
-    def longest_waits(self, provider_timeout: Micros) -> Mapping[State, Micros]:
-        """How far ahead a session's due time may lie, by its state."""
-        return longest_waits(
-            provider_timeout=provider_timeout,
-            starting_margin=STARTING_MARGIN,
-            unconfirmed_ttl=self.unconfirmed_ttl,
-            retry=max(self.reconcile_interval, MAX_BACKOFF, MAX_RETRY_AFTER),
-            settle_delay=self.settle_delay,
-            review_after=self.review_after,
-            late_look=Micros(self.rerate_window // LATE_LOOK_PARTS),
-        )
-
-
-class Work:
-    """One session under lock, in one transaction."""
+class Work(Steps):
+    """One session under lock, and its account, in one transaction."""
 
     def __init__(
         self,
@@ -101,13 +54,8 @@ class Work:
         receiving: Receiving,
         ledger: LedgerPorts,
     ) -> None:
-        self._transaction = transaction
+        super().__init__(transaction, book.outbox, session, now, limits, randomness, receiving)
         self._book = book
-        self._session = session
-        self._now = now
-        self._limits = limits
-        self._randomness = randomness
-        self._receiving = receiving
         self._ledger = ledger
         self._charge: NewCharge | None = None
 
@@ -154,23 +102,6 @@ class Work:
         else:
             await change_session(self._transaction, session, **later, **RELEASED)
         log.info("pull.failed", session_id=session.public_id, kind=failure.kind.code, attempts=attempts)
-        return Outcome.PULL_FAILED
-
-    async def put_off_what_broke(self, error: str) -> Outcome:
-        """The evidence, or a mistake of ours, keeps the session from being worked on."""
-        session = self._session
-        attempts, wait = session.attempts + 1, self._backoff(session.attempts + 1)
-        since = self._failing_since()
-        if session.state in RECONCILED and await self._in_vain_for_too_long(since):
-            await self._review(f"it cannot be worked on: {error}")
-            return Outcome.REVIEW
-        # Whoever asks out of turn changes no wait: that of a review, above all, ends with the release of its hold.
-        is_due = session.due_at is not None and session.due_at <= self._now
-        due_at = _earlier(self._soon(wait), session.hold_until) if is_due else session.due_at
-        if session.state is State.SETTLED and not may_be_rated_again(session, self._now, self._limits.rerate_window):
-            due_at = None
-        failed = {"attempts": attempts, "failing_since": since, "due_at": due_at}
-        await change_session(self._transaction, session, **failed, **RELEASED)
         return Outcome.PULL_FAILED
 
     async def take_in(self, pulled: PulledTimeline) -> Outcome:
@@ -225,9 +156,6 @@ class Work:
             return over
         # Outages can only put it off.
         return over_but_for(outages=await self._outages_since(interim.origin.at))
-
-    async def _outages_since(self, since: Instant) -> tuple[Outage, ...]:
-        return await self._receiving.outages(self._transaction, since)
 
     async def _update(
         self, stored: StoredEvidence, interim: Charge, state: State, over: Instant | None, due_at: Instant
@@ -299,7 +227,7 @@ class Work:
         if final:
             values |= {"attempts": 0, "due_at": until}
         elif due:
-            values |= {"attempts": attempts, "due_at": _earlier(self._soon(wait), until)}
+            values |= {"attempts": attempts, "due_at": sooner(self._soon(wait), until)}
         await change_session(self._transaction, session, **values, hold_until=until, **RELEASED)
         return outcome
 
@@ -400,54 +328,6 @@ class Work:
             attempts += 1
             wait = self._backoff(attempts)
         return attempts, Micros(max(wait, failure.retry_after or 0))
-
-    def _backoff(self, attempts: int) -> Micros:
-        return Micros(min(self._limits.reconcile_interval << min(attempts - 1, 16), MAX_BACKOFF))
-
-    def _failing_since(self) -> Instant:
-        """Since when there was no usable timeline, now that there is none again."""
-        since = self._session.failing_since
-        return self._now if since is None or since > self._now else since  # in the future: by a clock set back since
-
-    async def _in_vain_for_too_long(self, since: Instant) -> bool:
-        """Whether the wait for evidence has passed, but for our own outages: who was away asked for nothing.
-
-        That the provider refuses us all that time is no outage of ours.
-        """
-        return self._now >= passed_by(since, self._limits.evidence_wait, await self._outages_since(since))
-
-    # Steps
-
-    async def _review(self, why: str, **values: Any) -> None:
-        """A person must look; the hold is kept for a while."""
-        until = Instant(self._now + self._limits.review_after)
-        due_at = min(until, self._soon(self._limits.reconcile_interval))
-        await self._step(State.REVIEW, why, attempts=0, failing_since=None, hold_until=until, due_at=due_at, **values)
-
-    async def _step(
-        self,
-        to: State,
-        why: str,
-        *,
-        keep_lease: bool = False,
-        **values: Any,
-    ) -> None:
-        lease = {} if keep_lease else RELEASED
-        await take_step(self._transaction, self._session, to, why, self._now, **values, **lease)
-        if to in STEP_EVENTS:
-            self._book.emit(STEP_EVENTS[to], {"session_id": self._session.public_id, "why": why})
-        reloaded = await load_session(self._transaction, self._session.key)
-        if reloaded is None:
-            raise RuntimeError("a session under lock is gone")
-        self._session = reloaded
-
-    def _soon(self, wait: Micros) -> Instant:
-        """``wait`` from now, with a tenth of jitter, so that sessions started together do not stay together."""
-        return Instant(self._now + wait + self._randomness.below(max(1, wait // JITTER_PARTS)))
-
-
-def _earlier(at: Instant, other: Instant | None) -> Instant:
-    return at if other is None else min(at, other)
 
 
 def _names(result: Charge) -> list[str]:

@@ -452,7 +452,7 @@ BUGS: Final = (
         does="a session that nobody decides about keeps its hold for ever",
         patches=(
             Patch(
-                "app.settlement.work",
+                "app.settlement.steps",
                 "        until = Instant(self._now + self._limits.review_after)\n",
                 "        until = None\n",
             ),
@@ -514,7 +514,7 @@ BUGS: Final = (
         does="two failed pulls with an outage of our own between them send a session into review",
         patches=(
             Patch(
-                "app.settlement.work",
+                "app.settlement.steps",
                 "passed_by(since, self._limits.evidence_wait, await self._outages_since(since))",
                 "since + self._limits.evidence_wait",
             ),

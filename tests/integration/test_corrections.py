@@ -5,7 +5,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.settlement.work import Outcome
+from app.settlement.steps import Outcome
 from tests.support.postgres import WorkerDatabases, ask, tell
 from tests.support.problems import pointers, problem
 from tests.support.unchanged import unchanged

@@ -9,7 +9,7 @@ from app.core.budget import NotNow
 from app.core.units import US_PER_DAY, Instant, parse_instant
 from app.db.database import DatabaseUnavailable
 from app.receiving import COMPACT_AFTER, Receiving
-from app.settlement.work import Outcome
+from app.settlement.steps import Outcome
 from tests.support.postgres import WorkerDatabases, ask, tell
 from tests.support.scripted_provider import ProviderHost
 from tests.support.world import World, world

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from app.core.units import US_PER_S, instant_of
 from app.gabber import PulledTimeline
-from app.settlement.work import Outcome
+from app.settlement.steps import Outcome
 from tests.support.postgres import WorkerDatabases, ask, tell
 from tests.support.problems import problem
 from tests.support.scripted_provider import ProviderHost
@@ -51,6 +52,11 @@ async def reconcile(talktime: World, session: dict[str, Any]) -> Outcome:
     outcome = await talktime.service.reconciler.reconcile(talktime.key(session), now_please=True)
     assert isinstance(outcome, Outcome)
     return outcome
+
+
+def row_of(talktime: World, session: dict[str, Any], columns: str) -> tuple[Any, ...]:
+    statement = f"select {columns} from sessions where id = '{talktime.key(session).id}'"
+    return ask(talktime.service.database.conninfo, statement)[0]
 
 
 def snapshot_count(talktime: World, session: dict[str, Any]) -> int:
@@ -718,6 +724,38 @@ async def test_a_session_that_cannot_be_worked_on_comes_into_review(
     assert shown["state"] == "review"
     assert shown["steps"][-1]["why"] == "it cannot be worked on: OverflowError"
     talktime.clock.advance(86_400)
+    await talktime.reconcile()
+    assert (await talktime.balance(user))["held"] == "0"
+
+
+async def test_neither_does_a_broken_account_keep_its_session_from_review(talktime: World) -> None:
+    user, session = await live(talktime)
+    talktime.provider.say(session["provider_session_id"], ("agent", 10))
+    conninfo = talktime.service.database.conninfo
+    tell(conninfo, f"update accounts set balance = balance + 1 where user_id = '{user}'")
+    talktime.clock.advance(60)
+    await talktime.live_through(session, 91_000)
+    state, due_at, hold_until = row_of(talktime, session, "state, due_at, hold_until")
+    assert state == "review"
+    ((why,),) = ask(
+        conninfo,
+        f"select why from session_steps where session_id = '{talktime.key(session).id}' order by n desc limit 1",
+    )
+    assert why == "it cannot be worked on: BrokenLedger"
+    told = f"select seq, data->>'why' from events where type = 'session.review' and data->>'user_id' = '{user}'"
+    ((seq, event_why),) = ask(conninfo, told)
+    assert (event_why, due_at <= hold_until) == (why, True)
+    assert ask(conninfo, f"select event_seq from accounts where user_id = '{user}'") == [(seq,)]
+
+    talktime.clock.advance(90_000)
+    await talktime.reconcile()
+    before = talktime.clock.now()
+    await talktime.reconcile()
+    (due_at,) = row_of(talktime, session, "due_at")
+    assert instant_of(due_at) >= before + 3_600 * US_PER_S, "to free the hold is not tried all the time"
+    tell(conninfo, f"update accounts set balance = balance - 1 where user_id = '{user}'")
+    assert (await talktime.balance(user))["held"] == session["held"]
+    talktime.clock.advance(4_000)
     await talktime.reconcile()
     assert (await talktime.balance(user))["held"] == "0"
 

@@ -9,7 +9,7 @@ from app.core.budget import Permit, Purpose
 from app.core.ids import AccountThing
 from app.core.units import US_PER_S, Instant, format_instant
 from app.ledger.due import post_due
-from app.settlement.work import Outcome
+from app.settlement.steps import Outcome
 from tests.support.world import PUBLIC_URL, World
 from tests.turnstile.controller import Told
 from tests.turnstile.gate import wait_for
