@@ -23,8 +23,8 @@ class Evidence:
 
     ``pulls`` holds at least one pull; ``timeline`` is that of the pull which :func:`app.core.alignment.latest` names.
     ``authorized`` null: no ceiling. ``interim``: the timeline is still growing, so its trailing silence is left out.
-    ``accepted``: the index of the pull that a person accepted though its timeline had shrunk; how much was said is not
-    measured by earlier ones any more.
+    ``accepted``: the index of the pull with which a person accepted evidence that contradicts itself; how much was said
+    is not measured by earlier ones any more.
     """
 
     requested_at: Instant

@@ -1,10 +1,12 @@
 """When a session is over and what comes next (docs/charging.md §10)."""
 
+from collections import Counter
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
+from app.core.alignment import ELAPSED_TOLERANCE, Pull
 from app.core.charge import Charge
 from app.core.outages import Outage, passed_by
 from app.core.timeline import Anomaly
@@ -15,6 +17,18 @@ STOPS_SETTLEMENT: Final = frozenset(
     {Anomaly.BAD_SEGMENT, Anomaly.TIMELINE_LONGER_THAN_ELAPSED, Anomaly.TIMELINE_SHRANK}
 )
 """With one of these the evidence contradicts itself: an operator decides."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """Evidence that contradicted itself, and was settled all the same by an operator.
+
+    ``pull``: the index of the last pull in it, the one that was rated; ``unusable``: what its timeline held that is no
+    segment.
+    """
+
+    pull: int
+    unusable: Counter[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +57,31 @@ class Review:
     why: str
 
 
-def contradicting(anomalies: AbstractSet[Anomaly]) -> list[str]:
-    """The names of those because of which a person must look, in order."""
-    return sorted(anomaly.value for anomaly in anomalies & STOPS_SETTLEMENT)
+def contradictions(
+    anomalies: AbstractSet[Anomaly],
+    *,
+    pulls: Sequence[Pull],
+    unusable: Counter[str],
+    accepted: Accepted | None,
+) -> list[str]:
+    """The names of the anomalies because of which a person must look, in order: all but what a person has ``accepted``.
+
+    ``unusable``: what the timeline that was rated holds that is no segment. How much speech may be missing, the charge
+    itself knows (:attr:`~app.core.charge.Evidence.accepted`); a timeline that was too long for the time that had passed
+    stays so, and may be so by no more than :data:`~app.core.alignment.ELAPSED_TOLERANCE` more.
+    """
+    stops = set(anomalies & STOPS_SETTLEMENT)
+    if accepted is not None:
+        if unusable <= accepted.unusable:
+            stops.discard(Anomaly.BAD_SEGMENT)
+        before, since = pulls[: accepted.pull + 1], pulls[accepted.pull + 1 :]
+        if not since or _origin_bound(since) >= _origin_bound(before) - ELAPSED_TOLERANCE:
+            stops.discard(Anomaly.TIMELINE_LONGER_THAN_ELAPSED)
+    return sorted(anomaly.value for anomaly in stops)
+
+
+def _origin_bound(pulls: Sequence[Pull]) -> Micros:
+    return Micros(min(pull.received_at - pull.end for pull in pulls))
 
 
 def over_at(
@@ -69,12 +105,18 @@ def over_at(
 
 
 def decide(
-    charge: Charge, *, over: Instant, pulled_at: Instant, now: Instant, settle_delay: Micros, longest: Micros
+    contradictions: Sequence[str],
+    *,
+    over: Instant,
+    pulled_at: Instant,
+    now: Instant,
+    settle_delay: Micros,
+    longest: Micros,
 ) -> StillLive | Over | Settle | Review:
     """What comes next for a live session whose timeline was just pulled, by a request sent at ``pulled_at``.
 
-    ``longest``: how long it can still live at most, L + G. If it seems to live for longer, its evidence lies in the
-    future, and nobody can tell any more when it ended.
+    ``contradictions``: why a person must look at its evidence. ``longest``: how long it can still live at most, L + G.
+    If it seems to live for longer, its evidence lies in the future, and nobody can tell any more when it ended.
     """
     if too_far(over, longest, now):
         return Review(now, "our clock was set back while it ran")
@@ -83,7 +125,6 @@ def decide(
     final_from = Instant(over + settle_delay)
     if pulled_at < final_from:
         return Over(over, final_from)
-    contradictions = contradicting(charge.anomalies)
     if contradictions:
         return Review(over, "the evidence contradicts itself: " + ", ".join(contradictions))
     return Settle(over)

@@ -1,12 +1,13 @@
 """The provider's timeline: consecutive segments with durations and no timestamps, made exact (docs/charging.md §4)."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from app.core.lossless_json import JsonNumber
+from app.core.lossless_json import JsonNumber, dumps
 from app.core.units import Micros
 
 
@@ -94,7 +95,7 @@ def normalise(values: Iterable[object]) -> Timeline:
     picoseconds = 0
     start = Micros(0)
     for value in values:
-        length = _picoseconds(value.get("seconds")) if isinstance(value, dict) else None
+        length = _length(value)
         if length is None:
             anomalies.add(Anomaly.BAD_SEGMENT)
             continue
@@ -109,6 +110,15 @@ def normalise(values: Iterable[object]) -> Timeline:
         segments.append(Segment(kind, start, end))
         start = end
     return Timeline(tuple(segments), start, frozenset(anomalies))
+
+
+def unusable(values: Iterable[object]) -> Counter[str]:
+    """What :func:`normalise` drops of ``values``, as JSON, and how often each is there."""
+    return Counter(dumps(value) for value in values if _length(value) is None)
+
+
+def _length(value: object) -> int | None:
+    return _picoseconds(value.get("seconds")) if isinstance(value, dict) else None
 
 
 def _picoseconds(number: object) -> int | None:

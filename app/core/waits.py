@@ -37,13 +37,14 @@ def longest_waits(
     retry: Micros,
     settle_delay: Micros,
     review_after: Micros,
+    review_look: Micros,
     late_look: Micros,
 ) -> Mapping[State, Micros]:
     """How far ahead a session's due time may lie, by its state. A failed session is never due.
 
     ``retry``: the longest wait until a pull is tried again: the reconcile interval, the longest backoff, the longest
-    that the provider may tell us to wait. ``late_look``: from a settlement to the look for late
-    evidence.
+    that the provider may tell us to wait. ``review_look``: the longest until a review that holds no credits is looked
+    at again. ``late_look``: from a settlement to the look for late evidence.
     """
     again = jittered(retry)
     return {
@@ -51,6 +52,6 @@ def longest_waits(
         State.UNCONFIRMED: unconfirmed_ttl,
         State.LIVE: again,
         State.OVER: max(again, settle_delay),
-        State.REVIEW: max(again, review_after),
+        State.REVIEW: max(again, review_after, jittered(review_look)),
         State.SETTLED: max(again, jittered(late_look)),
     }

@@ -57,7 +57,7 @@ class Session:
     hold_until: Instant | None = None
     """In review: until when its hold is kept; null where there is none to release."""
     accepted_snapshot: int | None = None
-    """The snapshot that an operator accepted though its timeline had shrunk; null: none was."""
+    """The snapshot with which an operator accepted evidence that contradicts itself; null: none was."""
 
     @property
     def key(self) -> AccountThing:

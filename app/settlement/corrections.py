@@ -18,7 +18,6 @@ from app.core.entries import EntryKind
 from app.core.ids import AccountThing
 from app.core.ledger import Grant, GrantKind, GrantState
 from app.core.lifecycle import State
-from app.core.timeline import Anomaly
 from app.core.units import Instant, MicroCredits, Micros, format_credits, seconds
 from app.db.database import Transaction
 from app.documents import Document, Flag, PlainString, PositiveCredits, Reason, Text
@@ -192,6 +191,11 @@ class Rating:
         """Whether an earlier charge than the last rests on just this: what was posted once is not posted again."""
         return self.is_news and any(self.digest == row.evidence_digest for row in self.earlier)
 
+    @property
+    def contradictions(self) -> list[str]:
+        """Why a person must look at it."""
+        return self.stored.contradictions(self.rated)
+
 
 def late_look_at(settled_at: Instant, now: Instant, window: Micros) -> Instant | None:
     """When to look for late evidence of a session whose settlement or review ends ``now``; null: it would be too late.
@@ -348,11 +352,11 @@ def _told(amount: MicroCredits | None) -> str | None:
 
 
 def accepting(session: Session, stored: StoredEvidence, rated: Charge) -> Session:
-    """The session once a person has accepted ``stored`` evidence: if its timeline has shrunk, that is the measure now.
+    """The session once a person has accepted ``stored`` evidence: what contradicts itself in it is decided.
 
-    Earlier pulls told of more that was said; that it is gone is decided, so that alone is no contradiction any more.
+    Of what comes later, that alone is no contradiction any more, and how much was said is measured by this.
     """
-    if Anomaly.TIMELINE_SHRANK not in rated.anomalies or stored.rated is None:
+    if stored.rated is None or not stored.contradictions(rated):
         return session
     return replace(session, accepted_snapshot=stored.rated.n)
 

@@ -1,6 +1,7 @@
 """All that a session's charge depends on, loaded from what is stored."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,7 +16,8 @@ from app.core.engines import engine_of
 from app.core.lossless_json import dumps
 from app.core.packing import unpack_instants
 from app.core.rate_card import RateCard
-from app.core.timeline import Timeline, normalise
+from app.core.settlement import Accepted, contradictions
+from app.core.timeline import Timeline, normalise, unusable
 from app.core.units import Instant, Micros
 from app.db.database import Transaction
 from app.pricing.cards import card_by_id
@@ -36,12 +38,20 @@ class StoredEvidence:
     last_n: int
     """The number of the last snapshot in it, which need not be the one that is rated; 0 if there is none."""
     accepted_snapshot: int | None = None
-    """The number of the snapshot that a person accepted though its timeline had shrunk; null: none was."""
+    """The number of the snapshot with which a person accepted evidence that contradicts itself; null: none was."""
+    accepted: Accepted | None = None
+    """What was accepted with it, if it plays a part in this evidence."""
     engine_version: str = ENGINE_VERSION
 
     def charge(self) -> Charge:
         """What it comes to. Raises :class:`~app.core.engines.UnknownEngine`."""
         return engine_of(self.engine_version)(self.evidence)
+
+    def contradictions(self, rated: Charge) -> list[str]:
+        """Why a person must look at what the evidence came to; none of it was accepted."""
+        dropped = unusable(self.rated.values) if self.rated is not None and self.accepted is not None else Counter()
+        pulls, accepted = self.evidence.pulls, self.accepted
+        return contradictions(rated.anomalies, pulls=pulls, unusable=dropped, accepted=accepted)
 
 
 async def card_of_session(transaction: Transaction, session: Session, other: UUID | None = None) -> RateCard:
@@ -121,7 +131,14 @@ def _assemble(
         interim=interim,
         accepted=next((i for i, item in enumerate(found) if item.n == accepted), 0),
     )
-    return StoredEvidence(evidence, rated, found[-1].n if found else 0, accepted)
+    settled = next((item for item in found if item.n == accepted), None)
+    return StoredEvidence(
+        evidence,
+        rated,
+        found[-1].n if found else 0,
+        accepted,
+        None if settled is None else Accepted(evidence.accepted, unusable(settled.values)),
+    )
 
 
 def evidence_digest(stored: StoredEvidence) -> bytes:

@@ -67,7 +67,9 @@ _CHARGE: Final = record(
         "given_back": or_null(amount("What was given back of that.")),
         "leakage": or_null(amount("What the last rating came to and was not charged.", "0")),
         "snapshot": or_null(whole("Which of the session's snapshots was rated.", 1)),
-        "accepted_snapshot": or_null(whole("The snapshot that a person accepted though it had lost something.", 1)),
+        "accepted_snapshot": or_null(
+            whole("The snapshot with which an operator accepted evidence that contradicts itself.", 1)
+        ),
         "heartbeats": listed(instant("When one came.")),
     }
 )

@@ -12,7 +12,7 @@ from app.core.access import Actor
 from app.core.charge import Charge, Evidence, charge
 from app.core.lifecycle import State
 from app.core.outages import passed_by
-from app.core.settlement import Over, Review, Settle, StillLive, contradicting, decide, over_at
+from app.core.settlement import Over, Review, Settle, StillLive, decide, over_at
 from app.core.units import Instant, MicroCredits, Micros, seconds
 from app.core.worst_case import largest_remaining_charge
 from app.db.database import Transaction
@@ -114,7 +114,7 @@ class Work(Steps):
         over = await self._over_at(interim, stored.evidence)
         pulled_at = snapshot.pull.requested_at
         following = decide(
-            interim,
+            stored.contradictions(interim),
             over=over,
             pulled_at=pulled_at,
             now=self._now,
@@ -248,11 +248,11 @@ class Work(Steps):
         if new or not (charged or await self._is_final(earlier, earlier[-1].pull.requested_at)):
             known.append(await add_snapshot(self._transaction, session.key, pulled, earlier))
         if charged:
-            rated = (await rate_again(self._transaction, session)).rated
-            return not contradicting(rated.anomalies), {"anomalies": _names(rated)}
+            rating = await rate_again(self._transaction, session)
+            return not rating.contradictions, {"anomalies": _names(rating.rated)}
         stored = await load_evidence(self._transaction, session, interim=True, snapshots=known)
         interim = charge(stored.evidence)
-        final = await self._is_final(known, pulled.requested_at) and not contradicting(interim.anomalies)
+        final = await self._is_final(known, pulled.requested_at) and not stored.contradictions(interim)
         return final, {"anomalies": _names(interim), "accrued": interim.amount}
 
     async def _is_final(self, known: Sequence[Snapshot], pulled_at: int) -> bool:
@@ -289,7 +289,7 @@ class Work(Steps):
             await change_session(self._transaction, session, **done, **RELEASED)
             await self._book.close()
             return Outcome.UPDATED
-        contradictions = contradicting(rating.rated.anomalies)
+        contradictions = rating.contradictions
         if contradictions or rating.rated.amount < rating.before:
             told = ", ".join(contradictions)
             why = f"contradicts itself: {told}" if told else "would lower its charge"

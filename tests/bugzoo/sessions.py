@@ -593,8 +593,8 @@ BUGS: Final = (
         patches=(
             Patch(
                 "app.settlement.work",
-                "        contradictions = contradicting(rating.rated.anomalies)\n",
-                "        contradictions = contradicting(frozenset())\n",
+                "        contradictions = rating.contradictions\n",
+                "        contradictions: list[str] = []\n",
             ),
         ),
         found_by=_test("test_late_evidence.py::test_a_timeline_that_shrank_is_for_a_person_to_judge"),
@@ -610,6 +610,33 @@ BUGS: Final = (
             ),
         ),
         found_by=_test("test_late_evidence.py::test_what_grows_after_an_accepted_loss_is_charged_by_itself"),
+    ),
+    Bug(
+        name="accepted-all-for-ever",
+        does="after an operator accepted segments that are none, others like them are no contradiction any more",
+        patches=(
+            Patch(
+                "app.core.settlement",
+                "        if unusable <= accepted.unusable:\n",
+                "        if accepted.unusable:\n",
+            ),
+        ),
+        found_by=_test("test_late_evidence.py::test_what_was_accepted_as_unusable_stays_so"),
+    ),
+    Bug(
+        name="broken-account-blocks-its-review",
+        does="a session whose account is broken is tried again for ever, as its account must be opened to set it aside",
+        patches=(
+            Patch(
+                "app.settlement.reconciler",
+                "            outbox = await lock_outbox(transaction, key.account_id)\n",
+                "            book = await open_book(transaction, self._ledger, key.account_id, now)\n"
+                "            outbox = book and book.outbox\n"
+                "            if book is not None:\n"
+                "                book.account.check()\n",
+            ),
+        ),
+        found_by=_test("test_settlement.py::test_neither_does_a_broken_account_keep_its_session_from_review"),
     ),
     Bug(
         name="accepted-loss-is-no-measure",

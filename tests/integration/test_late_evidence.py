@@ -41,7 +41,7 @@ async def settled(talktime: World, amount: str = "1000", **asked: Any) -> tuple[
     return user, await talktime.session(session)
 
 
-def say(talktime: World, session: dict[str, Any], *segments: tuple[str, float]) -> None:
+def say(talktime: World, session: dict[str, Any], *segments: tuple[str, float | str]) -> None:
     talktime.provider.say(session["provider_session_id"], *segments)
 
 
@@ -213,6 +213,44 @@ async def test_an_operator_has_the_difference_posted(talktime: World) -> None:
     before = contents(talktime.service.database.conninfo)
     assert await reconcile(talktime, session) is Outcome.UPDATED
     assert contents(talktime.service.database.conninfo) == before, "what was decided is not undone"
+    assert await findings(talktime.service.database.conninfo) == []
+
+
+async def test_what_was_accepted_as_unusable_stays_so(talktime: World) -> None:
+    user, session = await settled(talktime)
+    said: list[tuple[str, float | str]] = [("agent", 10), ("silence", '"long"'), ("agent", 7)]
+    say(talktime, session, *said, ("silence", 200))
+    assert await reconcile(talktime, session) is Outcome.REVIEW
+    await decide(talktime, session, "settle")
+    before = await amounts(talktime, user)
+    say(talktime, session, *said, ("silence", 20), ("user", 2), ("silence", 150))
+    assert await reconcile(talktime, session) is Outcome.RATED_AGAIN
+    assert (await amounts(talktime, user))[:-1] == before
+    shown = await talktime.session(session)
+    assert (shown["state"], shown["anomalies"]) == ("settled", ["bad_segment"]), "it is said, and decided"
+    async with talktime.service.database.reading() as transaction:
+        replayed = await replay(transaction, talktime.key(session))
+    assert all(one.differences == () for one in replayed)
+    say(talktime, session, *said, ("silence", "null"), ("user", 2), ("silence", 150))
+    assert await reconcile(talktime, session) is Outcome.REVIEW
+    assert "bad_segment" in (await talktime.session(session))["steps"][-1]["why"], "but not another one"
+    assert await findings(talktime.service.database.conninfo) == []
+
+
+async def test_so_does_a_timeline_that_was_accepted_as_too_long(talktime: World) -> None:
+    user, session = await settled(talktime)
+    say(talktime, session, ("agent", 10), ("silence", 5_000), ("agent", 3), ("silence", 200))
+    assert await reconcile(talktime, session) is Outcome.REVIEW
+    assert "timeline_longer_than_elapsed" in (await talktime.session(session))["steps"][-1]["why"]
+    await decide(talktime, session, "settle")
+    before = await amounts(talktime, user)
+    talktime.clock.advance(100)
+    say(talktime, session, ("agent", 10), ("silence", 5_000), ("agent", 3), ("silence", 290), ("agent", 3))
+    assert await reconcile(talktime, session) in {Outcome.UPDATED, Outcome.RATED_AGAIN}
+    assert (await talktime.session(session))["state"] == "settled"
+    assert (await amounts(talktime, user))[: len(before)] == before
+    say(talktime, session, ("agent", 10), ("silence", 9_000), ("agent", 3), ("silence", 290), ("agent", 3))
+    assert await reconcile(talktime, session) is Outcome.REVIEW
     assert await findings(talktime.service.database.conninfo) == []
 
 
@@ -393,18 +431,21 @@ async def test_a_contradiction_is_pulled_again_until_somebody_decides(talktime: 
     user, session = await reviewed(talktime)
     pulls = len(talktime.provider.pulls)
     await talktime.live_through(session, 86_400)
-    assert 24 <= len(talktime.provider.pulls) - pulls <= 40, "each hour, after a while"
+    assert 9 <= len(talktime.provider.pulls) - pulls <= 11, "it holds no credits: after twice the wait each time"
+    pulls = len(talktime.provider.pulls)
+    await talktime.live_through(session, 10 * 86_400)
+    assert 8 <= len(talktime.provider.pulls) - pulls <= 12, "each day, after a while"
     say(talktime, session, ("agent", 5), ("silence", 200))
-    await talktime.live_through(session, 4_000)
+    await talktime.live_through(session, 100_000)
     charge = await talktime.get(f"/v1/sessions/{session['id']}/charge")
     assert (charge["amount"], charge["proposed"]["amount"]) == ("15", "10")
     say(talktime, session, ("agent", 10.5), ("silence", 200))
-    await talktime.live_through(session, 4_000)
+    await talktime.live_through(session, 100_000)
     charge = await talktime.get(f"/v1/sessions/{session['id']}/charge")
     assert charge["proposed"]["amount"] == "15.5"
     assert (await talktime.session(session))["anomalies"] == []
     pulls = len(talktime.provider.pulls)
-    await talktime.live_through(session, 20_000)
+    await talktime.live_through(session, 300_000)
     assert len(talktime.provider.pulls) == pulls, "nothing contradicts itself any more"
     assert await amounts(talktime, user) == [("charge", "-15")]
 

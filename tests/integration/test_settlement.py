@@ -647,6 +647,9 @@ async def test_a_review_for_want_of_a_timeline_gets_it_as_soon_as_there_is_one(
         await talktime.heartbeats_until(session, 60)
         await talktime.live_through(session, 2_000)
         assert (await talktime.session(session))["state"] == "review"
+        pulls = len(talktime.provider.pulls)
+        await talktime.live_through(session, 60_000)
+        assert 15 <= len(talktime.provider.pulls) - pulls <= 24, "each hour, after a while: it holds credits"
         talktime.provider.timeline_status = 200
         talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", 3), ("user", 2))
         await talktime.live_through(session, 4_000)

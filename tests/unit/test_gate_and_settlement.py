@@ -1,15 +1,28 @@
 """May a session start, when is it over, and what comes next: every branch, to the microsecond."""
 
+import itertools
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
-from app.core.alignment import Origin, OriginQuality
+from app.core.alignment import Origin, OriginQuality, Pull
 from app.core.charge import Charge
 from app.core.gate import Admitted, NotCovered, admit
 from app.core.liveness import Envelope
 from app.core.rate_card import DEFAULT_RATE_CARD, RateCard
-from app.core.settlement import STOPS_SETTLEMENT, Over, Review, Settle, StillLive, decide, over_at
+from app.core.settlement import (
+    STOPS_SETTLEMENT,
+    Accepted,
+    Over,
+    Review,
+    Settle,
+    StillLive,
+    contradictions,
+    decide,
+    over_at,
+)
 from app.core.timeline import Anomaly
 from app.core.units import Instant, MicroCredits, Micros
 from app.core.waits import CLOCK_MARGIN
@@ -125,43 +138,72 @@ FINAL = Instant(OVER + DELAY)
 )
 def test_what_comes_next(now: int, pulled_at: int, expected: object) -> None:
     following = decide(
-        charge(), over=OVER, pulled_at=Instant(pulled_at), now=Instant(now), settle_delay=DELAY_US, longest=HOUR
+        [], over=OVER, pulled_at=Instant(pulled_at), now=Instant(now), settle_delay=DELAY_US, longest=HOUR
     )  # fmt: skip
     assert following == expected
 
 
 def test_without_a_delay_the_first_pull_after_the_end_is_final() -> None:
-    assert decide(charge(), over=OVER, pulled_at=OVER, now=OVER, settle_delay=Micros(0), longest=HOUR) == Settle(OVER)
+    assert decide([], over=OVER, pulled_at=OVER, now=OVER, settle_delay=Micros(0), longest=HOUR) == Settle(OVER)
+
+
+def found(
+    *anomalies: Anomaly, ends: tuple[int, ...] = (60,), bad: str = "", accepted: Accepted | None = None
+) -> list[str]:
+    """The contradictions of a session whose pulls, 100 s apart, were ``ends`` seconds long."""
+    pulls = [Pull(at, at, Micros(end * S), Micros(0)) for end, at in zip(ends, instants(), strict=False)]
+    return contradictions(frozenset(anomalies), pulls=pulls, unusable=Counter(bad), accepted=accepted)
+
+
+def instants() -> Iterator[Instant]:
+    return (Instant(T0 + at * S) for at in itertools.count(100, 100))
 
 
 @pytest.mark.parametrize("anomaly", list(Anomaly))
 def test_contradictory_evidence_is_for_a_person(anomaly: Anomaly) -> None:
-    following = decide(
-        charge(anomalies=frozenset({anomaly})),
-        over=OVER,
-        pulled_at=FINAL,
-        now=FINAL,
-        settle_delay=DELAY_US,
-        longest=HOUR,
-    )
     stops = anomaly in {"bad_segment", "timeline_longer_than_elapsed", "timeline_shrank"}
-    why = f"the evidence contradicts itself: {anomaly}"
-    assert following == (Review(OVER, why) if stops else Settle(OVER))
+    assert found(anomaly) == ([anomaly] if stops else [])
     assert (anomaly in STOPS_SETTLEMENT) is stops
 
 
 def test_a_review_names_all_contradictions_in_order() -> None:
     following = decide(
-        charge(anomalies=frozenset(Anomaly)),
-        over=OVER,
-        pulled_at=FINAL,
-        now=FINAL,
-        settle_delay=DELAY_US,
-        longest=HOUR,
-    )
+        found(*Anomaly), over=OVER, pulled_at=FINAL, now=FINAL, settle_delay=DELAY_US, longest=HOUR
+    )  # fmt: skip
     assert following == Review(
         OVER, "the evidence contradicts itself: bad_segment, timeline_longer_than_elapsed, timeline_shrank"
     )
+
+
+@pytest.mark.parametrize(
+    ("bad", "stops"),
+    [("", False), ("a", False), ("aab", False), ("ba", False), ("aaa", True), ("c", True), ("aabc", True)],
+)
+def test_segments_that_were_accepted_as_unusable_are_no_contradiction_any_more(bad: str, stops: bool) -> None:
+    accepted = Accepted(0, Counter("aab"))
+    assert found(Anomaly.BAD_SEGMENT, bad=bad, accepted=accepted) == (["bad_segment"] if stops else [])
+    assert found(Anomaly.BAD_SEGMENT, bad=bad) == ["bad_segment"]
+
+
+@pytest.mark.parametrize(
+    ("ends", "pull", "stops"),
+    [
+        pytest.param((50, 190), 1, False, id="nothing since"),
+        pytest.param((50, 190, 290), 1, False, id="grown as time passes"),
+        pytest.param((50, 190, 295), 1, False, id="by the tolerance more"),
+        pytest.param((50, 190, 296), 1, True, id="by more than that"),
+        pytest.param((50, 190, 100, 396), 1, True, id="whichever pull says so"),
+        pytest.param((50, 190, 290), 0, True, id="what was accepted was not too long"),
+    ],
+)
+def test_a_timeline_that_was_accepted_as_too_long_may_stay_so(ends: tuple[int, ...], pull: int, stops: bool) -> None:
+    longer = Anomaly.TIMELINE_LONGER_THAN_ELAPSED
+    assert found(longer, ends=ends, accepted=Accepted(pull, Counter())) == ([longer] if stops else [])
+
+
+def test_nobody_accepts_what_the_charge_itself_knows_to_be_missing() -> None:
+    shrank = Anomaly.TIMELINE_SHRANK
+    assert found(shrank, ends=(50, 190), accepted=Accepted(1, Counter())) == [shrank]
 
 
 @pytest.mark.parametrize(
@@ -175,13 +217,12 @@ def test_a_review_names_all_contradictions_in_order() -> None:
 def test_no_session_lives_on_because_our_clock_was_set_back(ahead: int, expected: type) -> None:
     over = Instant(OVER + HOUR + ahead)
     following = decide(
-        charge(), over=over, pulled_at=OVER, now=OVER, settle_delay=DELAY_US, longest=HOUR
+        [], over=over, pulled_at=OVER, now=OVER, settle_delay=DELAY_US, longest=HOUR
     )  # fmt: skip
     assert type(following) is expected
     assert following.over_at == (over if expected is StillLive else OVER)
 
 
 def test_contradictions_wait_for_the_final_pull() -> None:
-    contradictory = charge(anomalies=frozenset({Anomaly.BAD_SEGMENT}))
-    early = decide(contradictory, over=OVER, pulled_at=OVER, now=OVER, settle_delay=DELAY_US, longest=HOUR)
+    early = decide(["bad_segment"], over=OVER, pulled_at=OVER, now=OVER, settle_delay=DELAY_US, longest=HOUR)
     assert early == Over(OVER, FINAL)

@@ -19,6 +19,7 @@ def waits(**changed: Micros) -> dict[State, Micros]:
         "retry": us(1),
         "settle_delay": us(120),
         "review_after": us(86_400),
+        "review_look": us(100),
         "late_look": us(1_000),
     }
     return dict(longest_waits(**(given | changed)))
@@ -36,6 +37,7 @@ def test_each_state_has_the_longest_wait_that_it_can_have() -> None:
 
 
 def test_wherever_there_are_pulls_one_may_have_to_be_tried_again() -> None:
+    assert waits(review_look=us(86_400))[State.REVIEW] == us(95_040)
     longest = waits(retry=us(3_600), review_after=us(60))
     pulled = {State.LIVE, State.OVER, State.REVIEW, State.SETTLED}
     assert {state for state, wait in longest.items() if wait == us(3_960)} == pulled
