@@ -651,7 +651,8 @@ async def test_a_review_for_want_of_a_timeline_gets_it_as_soon_as_there_is_one(
         await talktime.live_through(session, 60_000)
         assert 15 <= len(talktime.provider.pulls) - pulls <= 24, "each hour, after a while: it holds credits"
         talktime.provider.timeline_status = 200
-        talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", 3), ("user", 2))
+        said = [("agent", 10), ("silence", 3), ("user", 2), ("silence", 61_000)]
+        talktime.provider.say(session["provider_session_id"], *said)
         await talktime.live_through(session, 4_000)
         charge = await talktime.get(f"/v1/sessions/{session['id']}/charge")
         assert charge["proposed"]["amount"] == "15"

@@ -114,11 +114,14 @@ class World:
     async def live_through(self, session: dict[str, Any], seconds: float) -> None:
         """Let time pass without a pause of ours: the session is worked on whenever it is due."""
         end = Instant(self.clock.now() + round(seconds * US_PER_S))
+        in_vain, before = 0, None
         while True:
             statement = f"select due_at from sessions where id = '{self.key(session).id}'"
             ((due_at,),) = ask(self.service.database.conninfo, statement)
             if due_at is None or instant_of(due_at) >= end:
                 break
+            in_vain, before = (in_vain + 1 if due_at == before else 0), due_at
+            assert in_vain < 100, "the session stays due, whatever is done"
             self.clock.set(Instant(max(instant_of(due_at), self.clock.now() + 1)))
             await self.reconcile()
         self.clock.set(Instant(max(end, self.clock.now())))
