@@ -17,6 +17,8 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import errors
+from psycopg.abc import PQGen
+from psycopg.pq import TransactionStatus
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -38,6 +40,15 @@ POOL_TIMEOUT_S: Final = 15
 again, at the end of the queue."""
 
 CONNECT_TIMEOUT_S: Final = 5
+READINESS_TIMEOUT_MS: Final = 5_000
+"""What is asked to know whether the database is fit for work has an answer by then, or it is not."""
+
+ANSWER_MARGIN_S: Final = 5
+"""A server that does not end a statement by itself, so long after it should have, is taken for lost: it hangs, or what
+lies between us does."""
+
+WAIT_INTERVAL_S: Final = 0.1
+"""So often whoever waits for the server looks whether it has waited long enough."""
 
 Transaction = AsyncConnection
 """A connection inside a transaction that its owner will commit: execute on it, never commit it."""
@@ -93,6 +104,25 @@ class DatabaseUnfit(DatabaseUnavailable):
 _UNFIT: Final = (errors.InsufficientPrivilege, errors.UndefinedTable, errors.UndefinedColumn)
 
 
+class _Connection(psycopg.AsyncConnection[Any]):
+    """Waits ``patience_s`` at most for anything: the server's own time limits are worth nothing if it hangs."""
+
+    patience_s: float = STATEMENT_TIMEOUT_MS / 1_000 + ANSWER_MARGIN_S
+
+    async def wait(
+        self,
+        gen: PQGen[Any],
+        interval: float = WAIT_INTERVAL_S,
+        timeout: float | None = None,  # noqa: ASYNC109 - the driver's own signature
+    ) -> Any:
+        try:
+            return await super().wait(gen, interval, self.patience_s if timeout is None else timeout)
+        except psycopg.OperationalError:
+            if self.pgconn.transaction_status == TransactionStatus.ACTIVE:
+                self.pgconn.finish()  # nobody knows what comes of what was asked: so no answer is waited for either
+            raise
+
+
 class Database:
     """A pool of connections of the service's role."""
 
@@ -108,7 +138,12 @@ class Database:
             pool_timeout=POOL_TIMEOUT_S,
             pool_pre_ping=False,
             hide_parameters=True,  # in errors and in echoed statements: values are for nobody who reads logs
-            connect_args={"autocommit": True, "prepare_threshold": None, "connect_timeout": CONNECT_TIMEOUT_S},
+            connect_args={
+                "autocommit": True,
+                "prepare_threshold": None,
+                "connect_timeout": CONNECT_TIMEOUT_S,
+                "async_creator_fn": _Connection.connect,
+            },
             use_native_hstore=False,  # there is none, and looking for it costs each first connection a query
             # Clients' documents keep the digits of their numbers on the way in and out.
             json_serializer=dumps,
@@ -125,24 +160,25 @@ class Database:
         """One transaction: committed at the end of the block, rolled back if it raises.
 
         Raises :class:`DatabaseUnavailable` for a lost connection, an exhausted pool, a lock or statement that waited
-        too long, or a deadlock.
+        too long, a server that does not answer, or a deadlock.
         """
-        async with self._begun(_begin("", STATEMENT_TIMEOUT_MS)) as connection:
+        async with self._begun("", STATEMENT_TIMEOUT_MS) as connection:
             yield connection
 
     @asynccontextmanager
     async def reading(self, *, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS) -> AsyncIterator[Transaction]:
         """One read-only transaction in which every statement sees the same state."""
-        async with self._begun(_begin(_READING, statement_timeout_ms)) as connection:
+        async with self._begun(_READING, statement_timeout_ms) as connection:
             yield connection
 
     @asynccontextmanager
-    async def _begun(self, begin: str) -> AsyncIterator[Transaction]:
+    async def _begun(self, mode: str, statement_timeout_ms: int) -> AsyncIterator[Transaction]:
         async with self._translated(), self._place(), self._engine.begin() as connection:
             # Handed to the driver itself: through the layers above, this would be half the cost of a transaction.
             driver: Any = (await connection.get_raw_connection()).driver_connection
+            driver.patience_s = statement_timeout_ms / 1_000 + ANSWER_MARGIN_S
             try:
-                await driver.execute(begin)
+                await driver.execute(_begin(mode, statement_timeout_ms))
             except BaseException as error:
                 await connection.invalidate(error)
                 if isinstance(error, psycopg.Error):
@@ -181,7 +217,7 @@ class Database:
 
     async def clock(self) -> Instant:
         """The database's clock now."""
-        async with self.reading() as connection:
+        async with self.reading(statement_timeout_ms=READINESS_TIMEOUT_MS) as connection:
             return instant_of((await connection.execute(text("select clock_timestamp()"))).scalar_one())
 
     async def create_tick_partitions(self, first_day: str, days: int) -> None:
@@ -217,7 +253,7 @@ class Database:
     async def faults(self) -> list[str]:
         """Why this database must not be worked on: wrong schema version, settings that lose commits, a standby."""
         found: list[str] = []
-        async with self.reading() as connection:
+        async with self.reading(statement_timeout_ms=READINESS_TIMEOUT_MS) as connection:
             version = (await connection.execute(text("select version_num from alembic_version"))).scalar_one_or_none()
             if version != expected_version():
                 found.append(f"schema version {version} where {expected_version()} is expected: run talktime migrate")

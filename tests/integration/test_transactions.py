@@ -1,13 +1,18 @@
 """How transactions begin and end: with their limits, in one message, and not at all without one."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 
 import psycopg
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
+import app.db.database
 from app.db.database import LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS, Database, DatabaseUnavailable, Transaction
 from tests.support.postgres import WorkerDatabases, ask, tell
 
@@ -83,6 +88,50 @@ async def test_what_does_not_come_to_its_end_leaves_nothing(database: Database, 
             "lock_timeout": str(LOCK_TIMEOUT_MS),
             "statement_timeout": str(STATEMENT_TIMEOUT_MS),
         }
+
+
+async def test_a_server_that_hangs_is_taken_for_lost(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It cannot end a statement by itself then, whatever its own limits are."""
+    monkeypatch.setattr(app.db.database, "ANSWER_MARGIN_S", 0.2)
+
+    async def read() -> None:
+        async with database.reading(statement_timeout_ms=300) as transaction:
+            stop((await transaction.execute(text("select pg_backend_pid()"))).scalar_one())
+            await transaction.execute(text("select 1"))
+
+    begun = time.monotonic()
+    with stopped() as stop, pytest.raises(DatabaseUnavailable):
+        await read()
+    assert time.monotonic() - begun < 10, "it would be for ever"
+    async with database.transaction() as transaction:
+        assert (await transaction.execute(text("select 1"))).scalar_one() == 1
+
+
+async def test_so_is_one_that_hangs_at_a_commit(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app.db.database, "ANSWER_MARGIN_S", -STATEMENT_TIMEOUT_MS / 1_000 + 0.5)
+
+    async def write() -> None:
+        async with database.transaction() as transaction:
+            stop((await transaction.execute(text("select pg_backend_pid()"))).scalar_one())
+
+    with stopped() as stop, pytest.raises(DatabaseUnavailable):
+        await write()
+
+
+@contextmanager
+def stopped() -> Iterator[Callable[[int], None]]:
+    """Stops processes of the server until the end of the block."""
+    pids: list[int] = []
+
+    def stop(pid: int) -> None:
+        os.kill(pid, signal.SIGSTOP)
+        pids.append(pid)
+
+    try:
+        yield stop
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 async def test_a_beginning_is_one_message(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
