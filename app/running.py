@@ -98,6 +98,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
             lifespan="on",
             access_log=False,
             log_config=None,
+            proxy_headers=False,  # the server would believe whoever calls from this machine; ours asks the settings
             server_header=False,
             date_header=False,
             timeout_graceful_shutdown=DRAIN_S,

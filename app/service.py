@@ -48,6 +48,7 @@ from app.http.health import HEALTH, add_health_routes
 from app.http.idempotency import purge
 from app.http.parameters import known_parameters
 from app.http.problems import add_problem_handlers
+from app.http.proxies import BehindProxies
 from app.http.rate_limits import CALLER_BURST_S, WEBHOOK_BURST_S, Meter, RateLimited, per_minute, per_second
 from app.http.request_ids import RequestIds
 from app.http.sealing import Sealing
@@ -219,7 +220,7 @@ class Service:
         front = Front(
             heartbeats=heartbeats,
             heartbeat_path=PATH,
-            api=self._build_api(settings),
+            api=BehindProxies(self._build_api(settings), settings.trusted_proxies),
             clock_agrees=self.clock_watch.agrees,
             origins=settings.cors_origins,
             headers=headers,

@@ -7,6 +7,7 @@ import os
 import re
 from decimal import Decimal
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
@@ -131,6 +132,13 @@ def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _networks(value: Any) -> Any:
+    try:
+        return tuple(ip_network(text) for text in _texts(value))
+    except ValueError:
+        raise ValueError("each must be an address or a network, such as 10.0.0.7 or 10.0.0.0/8") from None
+
+
 _HOST: Final = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _NO_ORIGIN: Final = (
     "each must be an origin as browsers send it, such as https://app.example: lower case, no path, no * and no port "
@@ -143,6 +151,7 @@ PositiveSeconds = Annotated[Micros, BeforeValidator(_seconds), AfterValidator(_p
 Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_secrets), AfterValidator(_long_enough)]
 ProviderCan = Annotated[tuple[Capability, ...], NoDecode, BeforeValidator(_texts)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_texts), AfterValidator(_origins)]
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
@@ -195,6 +204,9 @@ class Settings(BaseSettings):
     provider_max_rps: Annotated[int, Field(ge=1, le=MAX_RATE)] = 50
 
     cors_origins: Origins = ()
+    trusted_proxies: Networks = ()
+    """Peers whose ``X-Forwarded-For`` is believed."""
+
     receive_timeout_s: PositiveSeconds = _s(60)
     caller_max_rps: Annotated[int, Field(ge=0, le=MAX_RATE)] = 500
     webhook_max_rps: Annotated[int, Field(ge=0, le=MAX_RATE)] = 5

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from app.http.wire import MAX_HEAD
@@ -223,3 +224,14 @@ def test_an_upgrade_is_ignored(server: Server) -> None:
             b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         )
         assert answer(connection)[0] == 200
+
+
+def test_nobody_says_where_he_comes_from(server: Server) -> None:
+    """Not even whoever calls from this machine, whom the server would believe by itself."""
+    headers = {"Authorization": f"Bearer {KEY}", "X-Forwarded-For": "<script>"}
+    url = f"http://127.0.0.1:{server.port}/v1"
+    made = httpx.post(f"{url}/users/somebody/grants", json={"amount": "1"}, headers=headers)
+    assert made.status_code == 201
+    request_id = made.headers["x-request-id"]
+    (row,) = httpx.get(f"{url}/audit-log", params={"request_id": request_id}, headers=headers).json()["data"]
+    assert row["address"] == "127.0.0.1"

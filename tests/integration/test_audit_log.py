@@ -144,6 +144,19 @@ async def test_each_operation_that_may_change_something_declares_as_what(talktim
     assert {call for call in silent if not call.startswith("GET ")} == READS_BY_POST
 
 
+@pytest.mark.parametrize(("proxies", "address"), [("", "127.0.0.1"), ("127.0.0.0/8", "198.51.100.1")])
+async def test_the_address_is_what_a_proxy_of_ours_says(
+    databases: WorkerDatabases, providers: ProviderHost, proxies: str, address: str
+) -> None:
+    async with world(databases.urls.service, providers.script(), trusted_proxies=proxies) as talktime:
+        says = {"X-Forwarded-For": "6.6.6.6, 198.51.100.1"}
+        path = f"/v1/users/{talktime.user()}/grants"
+        response = await talktime.client.post(path, json={"amount": "1"}, headers=says)
+        assert response.status_code == 201
+        (row,) = [row for row in await rows(talktime) if row["request_id"] == response.headers["x-request-id"]]
+        assert row["address"] == address
+
+
 @pytest.mark.parametrize(("call", "action"), CHANGES)
 async def test_a_change_leaves_a_row_that_says_who_and_why(talktime: World, call: str, action: str) -> None:
     before = await rows(talktime)

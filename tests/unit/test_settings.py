@@ -90,3 +90,20 @@ def test_what_no_browser_sends_as_an_origin_stops_the_start(given: str, monkeypa
     with pytest.raises(BadSettings) as refused:
         load_settings()
     assert str(refused.value).startswith(f"{CORS}: each must be an origin as browsers send it")
+
+
+PROXIES = "TALKTIME_TRUSTED_PROXIES"
+
+
+def test_proxies_are_addresses_and_networks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PROXIES, "127.0.0.1, 10.0.0.0/8,fd00::/8")
+    assert [str(one) for one in load_settings().trusted_proxies] == ["127.0.0.1/32", "10.0.0.0/8", "fd00::/8"]
+    monkeypatch.setenv(PROXIES, "")
+    assert load_settings().trusted_proxies == ()
+
+
+@pytest.mark.parametrize("given", ["proxy.example", "*", "10.0.0.1/8", "10.0.0.0/33", "1.2.3", "127.0.0.1:80"])
+def test_what_is_no_address_of_a_proxy_stops_the_start(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PROXIES, f"127.0.0.1,{given}")
+    with pytest.raises(BadSettings, match=PROXIES):
+        load_settings()
