@@ -10,8 +10,12 @@ from app.core.alignment import ELAPSED_TOLERANCE, Pull
 from app.core.charge import Charge
 from app.core.outages import Outage, passed_by
 from app.core.timeline import Anomaly
-from app.core.units import Instant, Micros
+from app.core.units import US_PER_S, Instant, Micros
 from app.core.waits import too_far
+
+END_TOLERANCE: Final = Micros(5 * US_PER_S)
+"""Proof of life may lie so long after the provider said that it had ended a session: it was on its way, or the origin
+is not known exactly. What lies later proves that the session went on (docs/charging.md §10)."""
 
 STOPS_SETTLEMENT: Final = frozenset(
     {Anomaly.BAD_SEGMENT, Anomaly.TIMELINE_LONGER_THAN_ELAPSED, Anomaly.TIMELINE_SHRANK}
@@ -91,17 +95,24 @@ def over_at(
     time_limit: Micros,
     heard: bool,
     no_heartbeat_grace: Micros,
+    ended_at: Instant | None = None,
     outages: Sequence[Outage] = (),
 ) -> Instant:
     """When the session is or will be over: G after its last proof of life, at the latest G after its time limit.
+
+    ``ended_at``: when the provider confirmed that it had ended it. It was over by then or by its last proof of life,
+    unless that lies over :data:`END_TOLERANCE` later.
 
     ``heard``: a heartbeat came. Without any, the provider may simply not reach us, so ``no_heartbeat_grace`` takes the
     place of a shorter G. While ``outages`` lasted nobody could prove that it lives, so they do not count. The time
     limit is the provider's to keep, whether it reaches us or not.
     """
     patience = gap if heard else max(gap, no_heartbeat_grace)
-    silent_at = passed_by(Instant(charge.origin.at + charge.last_proof), patience, outages)
-    return min(silent_at, Instant(charge.origin.at + time_limit + gap))
+    alive_at = Instant(charge.origin.at + charge.last_proof)
+    over = min(passed_by(alive_at, patience, outages), Instant(charge.origin.at + time_limit + gap))
+    if ended_at is not None and alive_at <= ended_at + END_TOLERANCE:
+        over = min(over, max(ended_at, alive_at))
+    return over
 
 
 def decide(

@@ -183,6 +183,7 @@ sessions = _distributed(
     _col("failing_since", InstantType, nullable=True),
     _col("hold_until", InstantType, nullable=True),
     _col("accepted_snapshot", Integer, nullable=True),
+    _col("ended_at", InstantType, nullable=True),
     UniqueConstraint("account_id", "provider_session_id"),
     UniqueConstraint("account_id", "start_key"),
     _of_account(table="accounts"),

@@ -74,7 +74,7 @@ class PulledTimeline:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """The provider took the request. When the agent really left, only heartbeats and the timeline can tell."""
+    """The provider says that it has ended the session. Whether the agent really left, only evidence can tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,6 +58,8 @@ class Session:
     """In review: until when its hold is kept; null where there is none to release."""
     accepted_snapshot: int | None = None
     """The snapshot with which an operator accepted evidence that contradicts itself; null: none was."""
+    ended_at: Instant | None = None
+    """When the provider confirmed that it had ended the session; null: it was not asked to, or did not say so."""
 
     @property
     def key(self) -> AccountThing:

@@ -1,8 +1,9 @@
-"""Ending a session by request: the provider is asked to; that it has ended, only evidence says.
+"""Ending a session by request: the provider is asked to, and its word stands until evidence says otherwise.
 
 The provider is called between two transactions. The first one only reads: unlike a start, an end may be asked for
 twice, so nothing has to be written before the call, and a crash after it leaves nothing behind but an end that is asked
-for again. The second one writes answer and audit, under the key, and brings the next pull forward.
+for again. The second one writes answer and audit, under the key; by the provider's word the session is over, and after
+an unknown outcome its next pull is brought forward.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,7 @@ from app.ledger.book import LedgerPorts
 from app.ledger.opening import open_book
 from app.ports.clock import Clock
 from app.sessions.documents import session_document
-from app.sessions.records import Session, change_session, load_session
+from app.sessions.records import STEP_EVENTS, Session, change_session, load_session, take_step
 from app.sessions.routes import unknown_session
 
 
@@ -37,7 +38,7 @@ class Endings:
         self._clock = clock
 
     async def end(self, session_key: AccountThing, key: IdempotencyKey | None, actor: Actor) -> Answer:
-        """Have the provider end a session: 202 with the session, which is over when its evidence says so.
+        """Have the provider end a session: 202 with the session, which is over by the provider's word.
 
         Raises a :class:`~app.errors.Problem`: 404, 409 ``capability-missing`` or ``session-not-live``, 502
         ``end-refused``, 503 ``provider-busy``, 504 ``end-unconfirmed``. None of these is stored under the key.
@@ -51,10 +52,10 @@ class Endings:
         outcome = await self._gabber.end(self._ended_as(session))
         match outcome:
             case Ended():
-                return await self._record(session_key, key, actor, {"provider": "ended"})
+                return await self._record(session_key, key, actor, {"provider": "ended"}, ended=True)
             case EndUnconfirmed():
-                # It may well have ended, which a pull will show. Not an answer to keep: the same request asks again.
-                await self._record(session_key, None, actor, {"provider": "unknown", "why": outcome.why})
+                # It may well have ended, which pulls will show. Not an answer to keep: the same request asks again.
+                await self._record(session_key, None, actor, {"provider": "unknown", "why": outcome.why}, ended=False)
                 raise Problem(END_UNCONFIRMED, f"{outcome.why}; it does no harm to ask again")
             case NotEnded():
                 raise _refused(outcome)
@@ -72,7 +73,13 @@ class Endings:
         return session.provider_session_id
 
     async def _record(
-        self, session_key: AccountThing, key: IdempotencyKey | None, actor: Actor, outcome: Mapping[str, str]
+        self,
+        session_key: AccountThing,
+        key: IdempotencyKey | None,
+        actor: Actor,
+        outcome: Mapping[str, str],
+        *,
+        ended: bool,
     ) -> Answer:
         async with keyed_transaction(self._database, session_key.account_id, key) as transaction:
             now = self._clock.now()
@@ -84,11 +91,18 @@ class Endings:
             session = await load_session(transaction, session_key, lock=True)
             if book is None or session is None:
                 raise RuntimeError("a session that was just read is gone")
-            if session.state is State.LIVE and session.due_at is not None and session.due_at > now:
+            if session.state is State.LIVE and ended:
+                why = "the provider ended it"
+                await take_step(transaction, session, State.OVER, why, now, over_at=now, ended_at=now, due_at=now)
+                book.emit(STEP_EVENTS[State.OVER], {"session_id": session.public_id, "why": why})
+            elif session.state is State.LIVE and session.due_at is not None and session.due_at > now:
                 await change_session(transaction, session, due_at=now)
             book.audit(Audit(actor=actor, action="session.end", target=session.public_id, after=outcome))
             await book.close()
-            answer = Answer(202, await session_document(transaction, session))
+            after = await load_session(transaction, session_key)
+            if after is None:
+                raise RuntimeError("a session under lock is gone")
+            answer = Answer(202, await session_document(transaction, after))
             if key is not None:
                 await complete(transaction, session_key.account_id, key, answer)
         return answer

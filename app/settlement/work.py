@@ -150,6 +150,7 @@ class Work(Steps):
             time_limit=session.time_limit,
             heard=any(heartbeat >= session.requested_at for heartbeat in evidence.heartbeats),
             no_heartbeat_grace=self._limits.no_heartbeat_grace,
+            ended_at=session.ended_at,
         )
         over = over_but_for()
         if over > self._now:

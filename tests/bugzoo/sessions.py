@@ -581,8 +581,8 @@ BUGS: Final = (
         patches=(
             Patch(
                 "app.core.settlement",
-                "passed_by(Instant(charge.origin.at + charge.last_proof), patience, outages)",
-                "passed_by(Instant(charge.origin.at + charge.last_proof), patience, ())",
+                "passed_by(alive_at, patience, outages)",
+                "passed_by(alive_at, patience, ())",
             ),
         ),
         found_by=Run(Layer.INTEGRATION, only=("test_own_outages.py",)),
@@ -610,6 +610,18 @@ BUGS: Final = (
             ),
         ),
         found_by=_test("test_late_evidence.py::test_what_grows_after_an_accepted_loss_is_charged_by_itself"),
+    ),
+    Bug(
+        name="word-outlives-proof",
+        does="a session that the provider says it ended stays over, although its agent proves to be alive",
+        patches=(
+            Patch(
+                "app.core.settlement",
+                "    if ended_at is not None and alive_at <= ended_at + END_TOLERANCE:\n",
+                "    if ended_at is not None:\n",
+            ),
+        ),
+        found_by=_test("test_ending.py::test_a_provider_that_only_says_so_ends_nothing"),
     ),
     Bug(
         name="accepted-all-for-ever",

@@ -1,4 +1,4 @@
-"""Ending a session by request: who may ask, what the provider says, and that evidence alone decides."""
+"""Ending a session by request: who may ask, what the provider says, and what evidence makes of that."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -8,7 +8,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from app.core.units import US_PER_S, Instant
+from app.core.units import US_PER_S, Instant, format_instant
 from tests.support.postgres import WorkerDatabases, ask
 from tests.support.problems import problem
 from tests.support.provider import provider
@@ -88,7 +88,7 @@ async def test_a_session_that_does_not_run_cannot_be_ended(able: World) -> None:
 # The provider takes it
 
 
-async def test_an_end_is_asked_for_and_the_evidence_decides(able: World) -> None:
+async def test_the_provider_says_that_it_is_over(able: World) -> None:
     session = await live(able)
     await able.heartbeats_until(session, 60)
     await able.reconcile()
@@ -96,16 +96,24 @@ async def test_an_end_is_asked_for_and_the_evidence_decides(able: World) -> None
     assert due_in_s(able, session) > 0
     answer = await end(able, session)
     assert answer.status_code == 202
-    assert (answer.json()["id"], answer.json()["state"]) == (session["id"], "live")
+    assert (answer.json()["id"], answer.json()["state"]) == (session["id"], "over")
+    last = (await able.session(session))["steps"][-1]
+    assert (last["why"], last["at"]) == ("the provider ended it", format_instant(able.clock.now()))
+    ended_at = able.clock.now()
     assert able.provider.ends == [session["provider_session_id"]]
     assert audits(able, session) == [{"provider": "ended"}]
     pulls = len(able.provider.pulls)
     assert due_in_s(able, session) == 0
     assert await able.reconcile() == 1
     assert len(able.provider.pulls) == pulls + 1
-    # Its heartbeats prove it alive for a while; the hold is what the time to its limit can still cost.
-    assert (await able.session(session))["state"] == "live"
-    settled = await able.settle(session)
+    shown = await able.session(session)
+    assert (shown["state"], shown["over_at"]) == ("over", format_instant(ended_at)), "although it was heard of just now"
+    assert due_in_s(able, session) == 120
+    able.clock.advance(119)
+    assert await able.reconcile() == 0
+    able.clock.advance(1)
+    assert await able.reconcile() == 1
+    settled = await able.session(session)
     assert (settled["state"], settled["charged"], settled["held"]) == ("settled", "15", "0")
     assert [taken["state"] for taken in settled["steps"]] == ["starting", "live", "over", "settled"]
 
@@ -114,8 +122,42 @@ async def test_a_provider_that_only_says_so_ends_nothing(able: World) -> None:
     session = await live(able)
     await able.heartbeats_until(session, 30)
     assert (await end(able, session)).status_code == 202
+    assert (await able.session(session))["state"] == "over"
     await able.heartbeats_until(session, 60)
     await able.reconcile()
+    shown = await able.session(session)
+    assert (shown["state"], shown["over_at"]) == ("live", None)
+    assert shown["steps"][-1]["why"] == "proof of life came back"
+    await able.heartbeats_until(session, 120)
+    settled = await able.settle(session)
+    assert (settled["state"], settled["steps"][-2]["why"]) == ("settled", "no proof of life any more")
+
+
+async def test_a_heartbeat_that_was_on_its_way_takes_nothing_back(able: World) -> None:
+    session = await live(able)
+    await able.heartbeats_until(session, 30)
+    assert (await end(able, session)).status_code == 202
+    able.clock.advance(5)
+    assert (await able.heartbeat(session)).status_code == 204
+    await able.reconcile()
+    assert (await able.session(session))["state"] == "over"
+
+
+async def test_one_of_which_nothing_was_heard_keeps_no_credits_after_its_end(able: World) -> None:
+    """Without the word it would be waited for, for ten minutes."""
+    session = await live(able)
+    able.clock.advance(20)
+    assert (await end(able, session)).status_code == 202
+    await able.live_through(session, 121)
+    settled = await able.session(session)
+    assert (settled["state"], settled["held"]) == ("settled", "0")
+
+
+async def test_an_unknown_outcome_is_no_word(able: World) -> None:
+    session = await live(able)
+    await able.heartbeats_until(session, 30)
+    able.provider.end_status = 500
+    problem(await end(able, session), 504, "end-unconfirmed")
     assert (await able.session(session))["state"] == "live"
 
 

@@ -117,6 +117,30 @@ def test_when_a_session_is_over(last_proof: int, heard: bool, grace: int, after:
     assert instant == T0 + after * S
 
 
+@pytest.mark.parametrize(
+    ("last_proof", "ended", "over"),
+    [
+        pytest.param(100, None, 145, id="nobody said so"),
+        pytest.param(100, 110, 110, id="by the word"),
+        pytest.param(100, 100, 100, id="at the last proof"),
+        pytest.param(100, 96, 100, id="the last proof was on its way"),
+        pytest.param(100, 95, 100, id="for long"),
+        pytest.param(100, 94, 145, id="for too long: it went on"),
+        pytest.param(100, 300, 145, id="it was over before"),
+    ],
+)
+def test_a_session_is_over_by_the_providers_word(last_proof: int, ended: int | None, over: int) -> None:
+    instant = over_at(
+        charge(last_proof * S),
+        gap=Micros(45 * S),
+        time_limit=Micros(600 * S),
+        heard=True,
+        no_heartbeat_grace=Micros(600 * S),
+        ended_at=None if ended is None else Instant(T0 + ended * S),
+    )
+    assert instant == T0 + over * S
+
+
 OVER = Instant(2_000 * S)
 DELAY = 120 * S
 DELAY_US = Micros(DELAY)
