@@ -25,13 +25,14 @@ from app.db.embedded import EmbeddedPostgresError
 from app.db.migrate import migrate as run_migrations
 from app.demo.command import demo
 from app.errors import Problem
+from app.pictures import SessionPicture, draw
 from app.pricing.cards import default_card, find_card
 from app.pricing.preview import card_of, preview, rate_document, read_preview
 from app.receiving import load_outages
 from app.running import database_of
 from app.running import serve as run_server
 from app.settings import BadSettings, Settings, load_settings
-from app.settlement.routes import charge_document
+from app.settlement.explained import charge_document, load_explained, picture_of
 from app.simulator.command import gabber_sim
 from app.terminal import show_charge
 
@@ -124,10 +125,13 @@ async def _stored_card(database: Database, settings: Settings, named: str) -> Ra
 @cli.command()
 def explain(
     session: Annotated[str, Argument(help="A session's id: ses_…")],
+    svg: Annotated[Path | None, Option(help="Write its picture to this file instead; - for standard output.")] = None,
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Explain what a session costs, bucket by bucket."""
+    if svg is not None and as_json:
+        raise typer.BadParameter("is a picture or a document, not both", param_hint="--svg")
     key = session_key_of(session)
     settings = settings_with(data_dir)
     clock = settings.make_clock()
@@ -135,12 +139,23 @@ def explain(
     async def outages(transaction: Transaction, since: Instant) -> Sequence[Outage]:
         return await load_outages(transaction, since, clock.now())
 
-    async def read(database: Database) -> dict[str, Any]:
+    async def read(database: Database) -> tuple[dict[str, Any], SessionPicture]:
         async with database.reading() as transaction:
+            explained = await load_explained(transaction, key, outages)
             window = settings.rerate_window_s
-            return await charge_document(transaction, key, outages, now=clock.now(), rerate_window=window)
+            document = await charge_document(transaction, explained, now=clock.now(), rerate_window=window)
+            return document, picture_of(explained)
 
-    _show(with_database(settings, read, existing=True), as_json=as_json)
+    document, picture = with_database(settings, read, existing=True)
+    if svg is None:
+        _show(document, as_json=as_json)
+    elif str(svg) == "-":
+        typer.echo(draw(picture), nl=False)
+    else:
+        try:
+            svg.write_text(draw(picture), encoding="utf-8")
+        except OSError as error:
+            fail(f"{svg}: {error.strerror}")
 
 
 def _show(document: dict[str, Any], *, as_json: bool) -> None:

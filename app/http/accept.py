@@ -8,6 +8,7 @@ from starlette.requests import Request
 
 JSON: Final = "application/json"
 CSV: Final = "text/csv"
+SVG: Final = "image/svg+xml"
 VARY: Final = {"Vary": "Accept"}
 """Goes with every answer whose form depends on what was asked for."""
 
@@ -18,6 +19,11 @@ _QUALITY: Final = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?", re.ASCII)
 def wants_csv(request: Request) -> bool:
     """Whether the client would rather have CSV than JSON."""
     return preferred(request.headers.getlist("accept"), (JSON, CSV)) == CSV
+
+
+def wants_svg(request: Request) -> bool:
+    """Whether the client would rather have a picture than JSON."""
+    return preferred(request.headers.getlist("accept"), (JSON, SVG)) == SVG
 
 
 def preferred(headers: Iterable[str], offered: tuple[str, ...]) -> str:

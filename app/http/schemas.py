@@ -120,10 +120,12 @@ class Reply:
 
 
 def replies(description: str, schema: Schema, **other: Schema) -> Reply:
-    """A JSON answer. ``csv``: as CSV as well."""
-    content = {JSON: schema} | ({"text/csv": other["csv"]} if "csv" in other else {})
+    """A JSON answer. ``csv``: as CSV as well; ``svg``: as a picture as well."""
+    content = {JSON: schema} | {kind: other[name] for name, kind in _OTHER_FORMS.items() if name in other}
     return Reply(description=description, content=content)
 
+
+_OTHER_FORMS: Final = {"csv": "text/csv", "svg": "image/svg+xml"}
 
 CSV: Final[Schema] = {"type": "string", "description": "RFC 4180, UTF-8, with a header line."}
 

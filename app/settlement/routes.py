@@ -2,132 +2,46 @@
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 import msgspec
 from fastapi import APIRouter
-from sqlalchemy import Row, select
+from sqlalchemy import select
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.budget import provider_busy
 from app.core.access import Own, Scope
 from app.core.budget import NotNow
-from app.core.charge import Charge
-from app.core.ids import AccountThing, Kind, public_id
-from app.core.lifecycle import State
+from app.core.ids import AccountThing
 from app.core.lossless_json import dumps, plain_json
-from app.core.outages import Outage
-from app.core.units import Instant, MicroCredits, Micros, format_credits, format_instant
+from app.core.units import Instant, Micros, format_instant
 from app.db.database import Database, Transaction
 from app.db.tables import ticks
 from app.errors import BUSY, PROVIDER_UNAVAILABLE, Problem
+from app.http.accept import SVG, VARY, wants_svg
 from app.http.access import actor_of, allowed
-from app.http.answers import json_response
+from app.http.answers import Answer, json_response
 from app.http.bodies import read_bounded
 from app.http.idempotency import idempotency_key
 from app.http.pages import Cursor, Limit, cursor_instant, make_cursor, page, page_limit, read_cursor
 from app.ledger.audit import Audit, record_audits
-from app.ledger.rows import paid_debits
+from app.pictures import draw
 from app.ports.clock import Clock
 from app.ports.ids import Ids
-from app.pricing.explanation import explain
 from app.receiving import Receiving
 from app.sessions.documents import session_document
 from app.sessions.heartbeats import load_heartbeats
-from app.sessions.records import Session, load_session
+from app.sessions.records import load_session
 from app.sessions.routes import session_key, unknown_session
-from app.settlement.charges import load_charges
-from app.settlement.corrections import rate_again, within_window
 from app.settlement.ending import Endings
-from app.settlement.evidence import StoredEvidence, load_charged_evidence, load_evidence
-from app.settlement.own_outages import with_own_outages
+from app.settlement.explained import charge_document, load_explained, picture_of
 from app.settlement.reconciler import Reconciler
 from app.settlement.steps import Outcome
 from app.timelines.snapshots import load_snapshots
 
-LoadOutages = Callable[[Transaction, Instant], Awaitable[Sequence[Outage]]]
-"""Our outages from an instant on, as :meth:`app.receiving.Receiving.outages` finds them."""
-
-
-async def charge_document(
-    transaction: Transaction, key: AccountThing, load_outages: LoadOutages, *, now: Instant, rerate_window: Micros
-) -> dict[str, Any]:
-    """The explanation of a session's posted charge or, while there is none, of what has accrued. 404 if unknown.
-
-    ``rerate_window``: so long after its settlement a review can still raise its charge.
-    """
-    session = await load_session(transaction, key)
-    if session is None:
-        raise unknown_session()
-    versions = await load_charges(transaction, session)
-    final = bool(versions)
-    if final:
-        stored = await load_charged_evidence(transaction, session, versions[-1])
-    else:
-        # Nothing grows any more that a person will settle.
-        stored = await load_evidence(transaction, session, interim=session.state is not State.REVIEW)
-    rated = stored.charge()
-    outages = await load_outages(transaction, session.requested_at)
-    # A session that was never seen to be over, as one in review may be, ended at its limit at the latest.
-    at_the_latest = Instant(rated.origin.at + session.time_limit + stored.evidence.card.gap)
-    ended_at = session.over_at or at_the_latest
-    outages = [outage for outage in outages if outage.start < ended_at]
-    document = explain(rated, stored.evidence.card, stored.engine_version)
-    return {
-        **with_own_outages(document, rated, stored.evidence, outages),
-        "session_id": session.public_id,
-        "state": session.state.value,
-        "final": final,
-        **await _proposed(transaction, session, stored, now=now, rerate_window=rerate_window),
-        **(await _posted(transaction, session, versions, rated) if final else _NOTHING_POSTED),
-        "snapshot": None if stored.rated is None else stored.rated.n,
-        "accepted_snapshot": stored.accepted_snapshot,
-        "heartbeats": [format_instant(heartbeat) for heartbeat in stored.evidence.heartbeats],
-    }
-
-
-_NOTHING_POSTED: Final = {"entry_id": None, "charged": None, "given_back": None, "leakage": None}
-
-
-async def _proposed(
-    transaction: Transaction, session: Session, stored: StoredEvidence, *, now: Instant, rerate_window: Micros
-) -> dict[str, Any]:
-    """What a session in review comes to if it is settled: on all evidence there is by now, by the same prices."""
-    if session.state is not State.REVIEW:
-        return {"proposed": None, "settles_at": None}
-    if session.charged is None:
-        rated = stored.charge()
-        settles_at = rated.amount
-    else:
-        rating = await rate_again(transaction, session)
-        stored, rated = rating.stored, rating.rated
-        may_rise = within_window(session, now, rerate_window)
-        settles_at = rated.amount if may_rise else min(rated.amount, rating.before)
-    return {
-        "proposed": explain(rated, stored.evidence.card, stored.engine_version),
-        "settles_at": format_credits(settles_at),
-    }
-
-
-async def _posted(
-    transaction: Transaction, session: Session, versions: Sequence[Row[Any]], rated: Charge
-) -> dict[str, Any]:
-    """What the ledger has of it: the first debit, what was charged in all, and what was given back of that.
-
-    ``versions``: its charges, the last of which was ``rated`` at what it would be if nothing were leakage.
-    """
-    entry_id = versions[0].entry_id
-    leakage = max(0, rated.amount - versions[-1].amount) + rated.beyond_authorization
-    debits = await paid_debits(transaction, session.account_id, session.id)
-    gross = sum(debit.gross for debit in debits)
-    return {
-        "entry_id": None if entry_id is None else public_id(Kind.ENTRY, session.account_id, entry_id),
-        "charged": format_credits(MicroCredits(gross)),
-        "given_back": format_credits(MicroCredits(gross - sum(debit.left for debit in debits))),
-        "leakage": format_credits(MicroCredits(leakage)),
-    }
+PICTURE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
+"""A picture opened by itself has its own style sheet, and nothing else."""
 
 
 def settlement_routes(
@@ -144,12 +58,18 @@ def settlement_routes(
 
     @router.get("/{session_id}/charge", summary="What a session costs, and why")
     @allowed(Scope.READ, own=Own.SESSION)
-    async def get_charge(session_id: str) -> Response:
+    async def get_charge(request: Request, session_id: str) -> Response:
         async with database.reading() as transaction:
-            key, now = session_key(session_id), clock.now()
-            return json_response(
-                await charge_document(transaction, key, receiving.outages, now=now, rerate_window=rerate_window)
-            )
+            explained = await load_explained(transaction, session_key(session_id), receiving.outages)
+            if wants_svg(request):
+                return Response(
+                    draw(picture_of(explained)),
+                    headers={**VARY, "Content-Security-Policy": PICTURE_POLICY},
+                    media_type=SVG,
+                )
+            now = clock.now()
+            document = await charge_document(transaction, explained, now=now, rerate_window=rerate_window)
+            return Answer(200, document, VARY).response()
 
     @router.get("/{session_id}/heartbeats", summary="The heartbeats that we received, in order")
     @allowed(Scope.READ)

@@ -40,6 +40,10 @@ from app.http.schemas import (
 )
 from app.pricing.schemas import EXPLANATION, PIECE
 
+_SVG: Final = {
+    "type": "string",
+    "description": "The session on one time axis: one SVG document that needs nothing else.",
+}
 _STRETCH: Final = {
     "from": instant("When it began."),
     "to": instant("When it ended."),
@@ -119,7 +123,7 @@ SETTLEMENT: Final = Described(
     operations={
         "GET /v1/sessions/{session_id}/charge": Operation(
             description="The explanation of the posted charge or, while there is none, of what has accrued.",
-            answers={200: replies("The explanation.", ref("Charge"))},
+            answers={200: replies("The explanation.", ref("Charge"), svg=_SVG)},
             problems=(NOT_FOUND,),
             parameters=_ID,
         ),

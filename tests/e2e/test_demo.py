@@ -40,6 +40,16 @@ def test_every_charge_comes_out_as_scripted_and_can_be_explained_afterwards(data
     assert as_json.returncode == 0, as_json.stderr
     document = json.loads(as_json.stdout)
     assert document["amount"] == ACTS[0].charge
+    picture = data_dir / "talk.svg"
+    drawn = run("explain", "--svg", str(picture), found.group(2), data_dir=Path(found.group(1)))
+    assert (drawn.returncode, drawn.stdout) == (0, ""), drawn.stderr
+    assert f"{ACTS[0].charge} credits charged" in picture.read_text()
+    shown_as_well = run("explain", "--svg", "-", found.group(2), data_dir=Path(found.group(1)))
+    assert shown_as_well.stdout == picture.read_text()
+    nowhere = run("explain", "--svg", str(data_dir / "no" / "x.svg"), found.group(2), data_dir=Path(found.group(1)))
+    assert (nowhere.returncode, "No such file or directory" in nowhere.stderr) == (2, True)
+    both = run("explain", "--svg", "-", "--json", found.group(2), data_dir=Path(found.group(1)))
+    assert (both.returncode, "not both" in both.stderr) == (2, True)
     for_people = run("explain", found.group(2), data_dir=Path(found.group(1)))
     assert for_people.returncode == 0, for_people.stderr
     for word in (f"{ACTS[0].charge} credits", "silence_cap", "after_last_proof", "Second by second"):

@@ -1,8 +1,11 @@
 """Grant, start, heartbeats, timeline, charge, ledger, balance: the whole way, once for each kind of session."""
 
+from xml.etree import ElementTree
+
 import pytest
 
 from app.core.units import US_PER_S
+from tests.support.problems import problem
 from tests.support.world import World
 
 pytestmark = pytest.mark.anyio
@@ -80,3 +83,26 @@ async def test_a_session_is_over_only_when_proof_of_life_ends(talktime: World) -
     settled = await talktime.settle(session)
     assert settled["state"] == "settled"
     assert talktime.clock.now() - last_heartbeat >= (75 + 120) * US_PER_S
+
+
+async def test_a_charge_can_be_had_as_a_picture(talktime: World) -> None:
+    user = talktime.user()
+    await talktime.grant(user, "1000")
+    session = await talktime.start(user)
+    path = f"/v1/sessions/{session['id']}/charge"
+    wants = {"Accept": "image/svg+xml"}
+    before = await talktime.client.get(path, headers=wants)
+    assert (before.status_code, "0 credits" in before.text, "· live" in before.text) == (200, True, True)
+    talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", 20))
+    await talktime.heartbeats_until(session, 30)
+    settled = await talktime.settle(session)
+    response = await talktime.client.get(path, headers=wants)
+    assert (response.status_code, response.headers["content-type"]) == (200, "image/svg+xml")
+    assert response.headers["vary"] == "Accept"
+    assert response.headers["content-security-policy"].startswith("default-src 'none'; style-src 'unsafe-inline';")
+    root = ElementTree.fromstring(response.text)
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert f"{settled['charged']} credits charged; the session is settled." in response.text
+    as_json = await talktime.client.get(path, headers={"Accept": "application/json"})
+    assert (as_json.json()["amount"], as_json.headers["vary"]) == (settled["charged"], "Accept")
+    problem(await talktime.client.get("/v1/sessions/ses_x/charge", headers=wants), 404, "not-found")
