@@ -27,7 +27,7 @@ from app.accounts.settings_routes import settings_routes
 from app.budget import ProviderBudget
 from app.clock_watch import CHECK_EVERY_S, ClockWatch
 from app.core.ids import AccountThing
-from app.core.units import US_PER_DAY, US_PER_S, Micros, datetime_of
+from app.core.units import US_PER_DAY, US_PER_S, Instant, Micros, datetime_of
 from app.db.database import Database, DatabaseUnavailable, DatabaseUnfit
 from app.db.durable import DurableStatements
 from app.finance.routes import finance_routes
@@ -75,10 +75,12 @@ from app.settings import BadSettings, Capability, Settings
 from app.settlement.correction_routes import session_correction_routes
 from app.settlement.ending import Endings
 from app.settlement.leases import LEASE_MARGIN, Leases
+from app.settlement.pull_routes import pull_routes
 from app.settlement.reconciler import Reconciler
 from app.settlement.routes import settlement_routes
 from app.settlement.schemas import SETTLEMENT
 from app.settlement.steps import ReconcileLimits
+from app.timelines.raw import drop_old_bodies
 
 SLOWEST_WAKE: Final = Micros(US_PER_S)
 """Reconciliation looks for due sessions at least so often on our clock, and ten times in each of its intervals."""
@@ -270,6 +272,7 @@ class Service:
                 self._ids,
                 rerate_window=settings.rerate_window_s,
             ),
+            pull_routes(self.database),
             session_correction_routes(
                 self.database,
                 self.ledger,
@@ -407,10 +410,13 @@ class Service:
         await self._jobs.run("purge", PURGE_EVERY, work)
 
     async def drop_old_ticks(self) -> bool:
-        """Drop heartbeats that were kept long enough; whether it was this process's turn."""
+        """Drop heartbeats and raw answers that were kept long enough; whether it was this process's turn."""
 
         async def work() -> int:
-            return await drop_old_ticks(self.database, self._clock.now(), self._retention)
+            now = self._clock.now()
+            dropped = await drop_old_ticks(self.database, now, self._retention)
+            await drop_old_bodies(self.database, Instant(now - self._retention))
+            return dropped
 
         return await self._jobs.run("retention", RETENTION_EVERY, work)
 

@@ -61,6 +61,7 @@ _TICK_DAYS: Final = text(
 )
 _DROP_TICK_PARTITION: Final = text("select outcome, unsettled from drop_tick_partition(:day)")
 _DROP_STRAY_TICKS: Final = text("select drop_stray_ticks(:older_than, :most)")
+_DROP_OLD_BODIES: Final = text("select drop_old_bodies(:older_than, :most)")
 
 _NOT_READABLE: Final = text(
     "select count(*) from unnest(cast(:names as text[])) name "
@@ -249,6 +250,15 @@ class Database:
         async with self.transaction() as transaction:
             old = {"older_than": datetime_of(older_than), "most": most}
             return int((await transaction.execute(_DROP_STRAY_TICKS, old)).scalar_one())
+
+    async def drop_old_bodies(self, older_than: Instant, most: int) -> int:
+        """Drop at most ``most`` rows of what the provider answered to pulls; how many were dropped.
+
+        Those of sessions that have not come to their end stay, and so do those of the last week.
+        """
+        async with self.transaction() as transaction:
+            old = {"older_than": datetime_of(older_than), "most": most}
+            return int((await transaction.execute(_DROP_OLD_BODIES, old)).scalar_one())
 
     async def faults(self) -> list[str]:
         """Why this database must not be worked on: wrong schema version, settings that lose commits, a standby."""

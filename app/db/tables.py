@@ -340,9 +340,44 @@ snapshots = _distributed(
     _col("digest", BytesType),
     _col("shared_values", Integer),
     _col("other_values", BytesType),
+    _col("page_digests", ARRAY(BytesType), nullable=True),
     _of_account("session_id", table="sessions"),
     append_only=True,
 )
+
+raw_bodies = _distributed(
+    "raw_bodies",
+    ("session_id", "digest"),
+    _col("session_id", Uuid),
+    _col("digest", BytesType),
+    _col("page", Integer),
+    _col("status", SmallInteger),
+    _col("content_type", Text, nullable=True),
+    _col("received_at", InstantType),
+    _col("size", BigInteger),
+    _col("redacted", Boolean),
+    _col("body", BytesType),
+    _of_account("session_id", table="sessions"),
+)
+Index("raw_bodies_received_at_idx", raw_bodies.c.received_at)
+
+failed_pulls = _distributed(
+    "failed_pulls",
+    ("session_id", "slot"),
+    _col("session_id", Uuid),
+    _col("slot", SmallInteger),
+    _col("n", BigInteger),
+    _col("digest", BytesType),
+    _col("failure", Text),
+    _col("detail", Text),
+    _col("first_at", InstantType),
+    _col("last_at", InstantType),
+    _col("times", BigInteger),
+    _col("pages", JSONB),
+    _col("bodies", BytesType),
+    _of_account("session_id", table="sessions"),
+)
+Index("failed_pulls_last_at_idx", failed_pulls.c.last_at)
 
 charges = _distributed(
     "charges",

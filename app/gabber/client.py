@@ -10,6 +10,7 @@ import logging
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
@@ -21,6 +22,7 @@ import httpx
 from app.core.budget import NotNow, Permit, Purpose
 from app.core.lossless_json import InvalidJson, loads
 from app.core.units import US_PER_S, Instant, Micros
+from app.gabber.bodies import MAX_KEPT_OF_FAILED, Recording, of_a_failure
 from app.gabber.outcomes import (
     Capabilities,
     Ended,
@@ -274,21 +276,31 @@ class Gabber:
         if path is None:
             return PullFailed(kind=PullFailure.NOT_FOUND, detail="no session can have this id")
         first = httpx.URL(f"{self._base_url}/api/v1/session/{path}/timeline")
-        outcome: PulledTimeline | PullFailed | NotNow | None = None
+        recording = Recording(self._api_key)
+        late = PullFailed(kind=PullFailure.TIMEOUT, detail="the pull took longer than its deadline")
+        outcome: PulledTimeline | PullFailed | NotNow = late
         try:
             async with asyncio.timeout(self._answer_s * PULL_DEADLINE_TIMEOUTS):
                 for _ in range(MAX_PULLS_OF_ONE_TIMELINE):
-                    outcome = await self._pull(first, permit)
+                    recording.begin_anew()
+                    outcome = await self._pull(first, permit, recording)
                     permit = None
-                    if not isinstance(outcome, PullFailed) or outcome.kind is not PullFailure.INCONSISTENT:
+                    if not isinstance(outcome, PullFailed):
+                        break
+                    outcome = replace(outcome, bodies=of_a_failure(recording.bodies))
+                    if outcome.kind is not PullFailure.INCONSISTENT:
                         break
         except TimeoutError:
-            pass
+            # A status that was read says more than the deadline, which cut off its body.
+            if outcome is late or recording.decided is not None:
+                outcome = replace(recording.decided or late, bodies=of_a_failure(recording.bodies))
         if isinstance(outcome, PullFailed):
             await self._keep_away(outcome.pause)
-        return outcome or PullFailed(kind=PullFailure.TIMEOUT, detail="the pull took longer than its deadline")
+        return outcome
 
-    async def _pull(self, first: httpx.URL, permit: Permit | None) -> PulledTimeline | PullFailed | NotNow:
+    async def _pull(
+        self, first: httpx.URL, permit: Permit | None, recording: Recording
+    ) -> PulledTimeline | PullFailed | NotNow:
         requested_at: Instant | None = None
         values: list[object] = []
         visited: set[str] = set()
@@ -301,7 +313,7 @@ class Gabber:
                 return refused
             permit = None
             requested_at = requested_at or self._clock.now()
-            fetched = await self._page(url)
+            fetched = await self._page(url, recording)
             if isinstance(fetched, PullFailed):
                 return fetched
             page, received_at, page_bytes = fetched
@@ -324,27 +336,49 @@ class Gabber:
             url = target
         if len(values) != total:
             return _inconsistent("the number of values is not total_count")
-        return PulledTimeline(requested_at=requested_at, received_at=received_at, values=tuple(values))
+        return PulledTimeline(
+            requested_at=requested_at, received_at=received_at, values=tuple(values), bodies=tuple(recording.bodies)
+        )
 
-    async def _page(self, url: httpx.URL) -> tuple[Page, Instant, int] | PullFailed:
+    async def _page(self, url: httpx.URL, recording: Recording) -> tuple[Page, Instant, int] | PullFailed:
+        head: httpx.Response | None = None
+        wire, body = bytearray(), None
+        failed: PullFailed | None = None
         try:
             async with self._answer(url) as response:
+                head = response
                 if not 200 <= response.status_code < 300:
-                    return self._failure(response.status_code, response)
-                body = await read_body(response)
+                    failed = recording.decided = self._failure(response.status_code, response)
+                    body = await self._rest_of_a_failure(response, wire)
+                    return failed
+                body = await read_body(response, wire)
                 received_at = self._clock.now()
                 page = read_page(body)
                 if isinstance(page, int):
                     return self._failure(page, response)
         except httpx.TimeoutException:
-            return PullFailed(kind=PullFailure.TIMEOUT, detail="the provider did not answer in time")
+            # Its status had decided before, whatever became of its body.
+            return failed or PullFailed(kind=PullFailure.TIMEOUT, detail="the provider did not answer in time")
         except TooLarge:
             return PullFailed(kind=PullFailure.TOO_LARGE, detail="a page is too large")
         except BadEncoding:
             return PullFailed(kind=PullFailure.MALFORMED, detail="a page is wrongly encoded")
         except httpx.HTTPError as error:
-            return PullFailed(kind=PullFailure.CONNECTION, detail=f"the exchange broke off ({type(error).__name__})")
+            return failed or PullFailed(
+                kind=PullFailure.CONNECTION, detail=f"the exchange broke off ({type(error).__name__})"
+            )
+        finally:
+            if head is not None:
+                recording.add(head, bytes(wire), body, self._clock.now())
         return page if isinstance(page, PullFailed) else (page, received_at, len(body))
+
+    async def _rest_of_a_failure(self, response: httpx.Response, wire: bytearray) -> bytes | None:
+        """The body of an answer whose status has decided already; ``None`` if it is too long, late or broken."""
+        try:
+            async with asyncio.timeout(self._answer_s / 8):
+                return await read_body(response, wire, most=MAX_KEPT_OF_FAILED)
+        except (TimeoutError, httpx.HTTPError, TooLarge, BadEncoding):
+            return None
 
     @asynccontextmanager
     async def _answer(self, url: httpx.URL) -> AsyncIterator[httpx.Response]:

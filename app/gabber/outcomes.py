@@ -1,7 +1,10 @@
 """What a call to the provider comes to. Expected outcomes are values, to be matched completely, never exceptions."""
 
-from dataclasses import dataclass, field
+import hashlib
+import zlib
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Self
 
 from app.core.units import Instant, Micros
 
@@ -59,17 +62,50 @@ class Unconfirmed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RawBody:
+    """The body of one answer.
+
+    ``page`` ≥ 1 within the pull; ``size`` in bytes as far as it was read, decompressed; ``digest``: the SHA-256 of
+    :attr:`content`. ``truncated``: more came, or was to come, than is kept; ``redacted``: a secret was taken out of it.
+    """
+
+    page: int
+    status: int
+    content_type: str | None
+    received_at: Instant
+    size: int
+    digest: bytes
+    packed: bytes = field(repr=False)
+    truncated: bool = False
+    redacted: bool = False
+
+    @property
+    def content(self) -> bytes:
+        return zlib.decompress(self.packed)
+
+    def cut(self, most: int) -> Self:
+        """At most the first ``most`` bytes of it."""
+        content = self.content
+        if len(content) <= most:
+            return self
+        content = content[:most]
+        return replace(self, digest=hashlib.sha256(content).digest(), packed=zlib.compress(content), truncated=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PulledTimeline:
     """All pages of one consistent timeline.
 
     ``requested_at`` is stamped before the first page is asked for, ``received_at`` after the last page's last byte;
     when the pages had to be pulled again, both are those of the pull that counted. ``values`` are as
-    :func:`app.core.lossless_json.loads` gives them: nothing in them has been judged.
+    :func:`app.core.lossless_json.loads` gives them: nothing in them has been judged. ``bodies``: the pages as they
+    came.
     """
 
     requested_at: Instant
     received_at: Instant
     values: tuple[object, ...]
+    bodies: tuple[RawBody, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +158,14 @@ class PullFailure(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PullFailed:
-    """No timeline this time; nothing of what was read is kept. ``detail`` is our own words, never the provider's."""
+    """No timeline this time. ``detail`` is our own words, never the provider's.
+
+    ``bodies``: what was answered, as far as an answer came and as much as :func:`app.gabber.bodies.of_a_failure` keeps.
+    """
 
     kind: PullFailure
     detail: str
     retry_after: Micros | None = None
     pause: Micros | None = None
     """So long the provider wants no request of anybody's; the permits have been told."""
+    bodies: tuple[RawBody, ...] = ()

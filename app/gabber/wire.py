@@ -3,6 +3,7 @@
 import re
 import unicodedata
 import zlib
+from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
@@ -32,20 +33,43 @@ class BadEncoding(Exception):
     """A ``Content-Encoding`` that was not asked for, or a body that does not hold to it."""
 
 
-async def read_body(response: httpx.Response) -> bytes:
+async def read_body(response: httpx.Response, wire: bytearray | None = None, *, most: int = MAX_BODY_BYTES) -> bytes:
     """The whole body, decompressed here because the library's own decoder inflates each chunk without a bound.
 
-    Raises :class:`TooLarge`, :class:`BadEncoding` and the library's transport errors.
+    ``wire`` receives what comes, as it comes, whatever becomes of it. Raises :class:`TooLarge` over ``most`` bytes,
+    :class:`BadEncoding` and the library's transport errors.
     """
-    encoding = response.headers.get("content-encoding", "identity").strip().lower()
+    encoding = _encoding(response)
     if encoding not in ("identity", "", "gzip"):
         raise BadEncoding
-    raw = bytearray()
+    raw = bytearray() if wire is None else wire
     async for chunk in response.aiter_raw():
         raw += chunk
-        if len(raw) > MAX_BODY_BYTES:
+        if len(raw) > most:
             raise TooLarge
     return _gunzip(bytes(raw)) if encoding == "gzip" else bytes(raw)
+
+
+def inflated(wire: bytes, response: httpx.Response) -> bytes:
+    """What can be read of a body that broke off, or is wrongly encoded; little more than the bound of a whole one."""
+    if _encoding(response) != "gzip":
+        return bytes(wire)
+    inflater = zlib.decompressobj(wbits=31)
+    body = bytearray()
+    with suppress(zlib.error):
+        for start in range(0, len(wire), _STEP):
+            body += inflater.decompress(wire[start : start + _STEP], MAX_BODY_BYTES + 1 - len(body))
+            if len(body) > MAX_BODY_BYTES:
+                break
+    return bytes(body)
+
+
+_STEP: Final = 512
+"""What breaks takes no more with it than so many bytes."""
+
+
+def _encoding(response: httpx.Response) -> str:
+    return str(response.headers.get("content-encoding", "identity")).strip().lower()
 
 
 def _gunzip(raw: bytes) -> bytes:

@@ -17,6 +17,7 @@ Schema = dict[str, Any]
 
 JSON: Final = "application/json"
 PROBLEM_JSON: Final = "application/problem+json"
+BINARY: Final = "application/octet-stream"
 
 
 def described(schema: Schema, description: str) -> Schema:

@@ -24,6 +24,7 @@ from app.settlement.corrections import may_be_rated_again
 from app.settlement.leases import Due, Leases
 from app.settlement.steps import RELEASED, Outcome, ReconcileLimits, Steps
 from app.settlement.work import Work
+from app.timelines.raw import keep_failed_pull
 
 MAX_AT_ONCE: Final = 8
 """Pulls that one process makes at a time: as many as it keeps connections to the provider."""
@@ -283,6 +284,8 @@ class Reconciler:
             if found is None:
                 return Outcome.NOT_OURS
             book, session = found
+            if isinstance(pulled, PullFailed):
+                await keep_failed_pull(transaction, key, pulled)
             work = self._work(transaction, book, session, now)
             # Whoever asks for a pull out of turn does not shorten a wait.
             due = session.due_at is not None and session.due_at <= now

@@ -19,10 +19,13 @@ from app.errors import (
     SESSION_NOT_SETTLED,
     SESSION_WRITTEN_OFF,
 )
+from app.gabber import PullFailure
 from app.http.schemas import (
+    BINARY,
     PAGED,
     Described,
     Operation,
+    Reply,
     amount,
     any_object,
     duration,
@@ -36,6 +39,7 @@ from app.http.schemas import (
     record,
     ref,
     replies,
+    text,
     whole,
 )
 from app.pricing.schemas import EXPLANATION, PIECE
@@ -108,6 +112,34 @@ _SNAPSHOT: Final = record(
     }
 )
 
+_SHA256: Final = {"type": "string", "pattern": "^[0-9a-f]{64}$", "examples": ["0" * 64]}
+_PULL: Final = record(
+    {
+        "snapshot": or_null(whole("The snapshot that was made of it; null: it came to nothing.", 1)),
+        "failure": or_null(one_of((kind.code for kind in PullFailure), "Why it came to nothing.")),
+        "detail": or_null(text("the provider answered 500", "The same in words.")),
+        "times": whole("As often failed pulls were answered like this.", 1),
+        "first_received_at": instant("When such an answer came for the first time."),
+        "received_at": instant("When it came, or came last."),
+        "pages": listed(
+            record(
+                {
+                    "page": whole("Which of the pull's pages, from 1.", 1),
+                    "sha256": {**_SHA256, "description": "Of the body as it is kept: its address."},
+                    "kept": flag("Whether the body is there. If not, all that follows is null."),
+                    "status": or_null(whole("The HTTP status.", 200)),
+                    "content_type": or_null(text("application/json", "As the provider said; null also if it did not.")),
+                    "received_at": or_null(instant("When this body came for the first time.")),
+                    "size": or_null(whole("Bytes of the body, as far as it was read.", 512)),
+                    "truncated": or_null(flag("Whether more came, or was to come, than is kept.")),
+                    "redacted": or_null(flag("Whether a secret of ours was taken out of it.")),
+                }
+            ),
+            "What was answered.",
+        ),
+    }
+)
+
 _ID: Final[dict[str, Any]] = {"session_id": public_id("ses", "The session's id.")}
 
 SETTLEMENT: Final = Described(
@@ -119,6 +151,8 @@ SETTLEMENT: Final = Described(
         "HeartbeatPage": page_of("Heartbeat"),
         "Snapshot": _SNAPSHOT,
         "SnapshotPage": page_of("Snapshot"),
+        "Pull": _PULL,
+        "PullPage": page_of("Pull"),
     },
     operations={
         "GET /v1/sessions/{session_id}/charge": Operation(
@@ -138,6 +172,20 @@ SETTLEMENT: Final = Described(
             answers={200: replies("A page of snapshots.", ref("SnapshotPage"))},
             problems=(NOT_FOUND,),
             parameters={**_ID, **PAGED},
+        ),
+        "GET /v1/sessions/{session_id}/pulls": Operation(
+            description="The answers to the pulls behind snapshots, and to the first and the last that failed.",
+            answers={200: replies("A page of pulls, first one first.", ref("PullPage"))},
+            problems=(NOT_FOUND,),
+            parameters={**_ID, **PAGED},
+        ),
+        "GET /v1/sessions/{session_id}/bodies/{sha256}": Operation(
+            description="The body of one of these answers, byte for byte.",
+            answers={
+                200: Reply(description="The body.", content={BINARY: {"type": "string", "contentMediaType": BINARY}})
+            },
+            problems=(NOT_FOUND,),
+            parameters={**_ID, "sha256": {**_SHA256, "description": "Its SHA-256, as the pulls name it."}},
         ),
         "POST /v1/sessions/{session_id}/reconcile": Operation(
             description="Pulls the timeline now and does what it asks for. May be repeated at will.",

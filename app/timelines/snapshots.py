@@ -21,6 +21,7 @@ from app.core.units import Instant
 from app.db.database import Transaction
 from app.db.tables import snapshots
 from app.gabber import PulledTimeline
+from app.timelines.raw import keep_bodies
 
 _MAX_UNPACKED: Final = 64 << 20
 
@@ -32,6 +33,8 @@ class Snapshot:
     n: int
     pull: Pull
     values: tuple[Any, ...]
+    page_digests: tuple[bytes, ...] = ()
+    """Of the pages' bodies as they came."""
 
 
 _SNAPSHOTS: Final = (
@@ -50,14 +53,17 @@ async def load_snapshots(transaction: Transaction, session: AccountThing, up_to:
     for row in await transaction.execute(statement, key):
         values = values[: row.shared_values] + _unpack(row.other_values)
         pull = Pull(row.requested_at, row.received_at, row.timeline, row.speech)
-        found.append(Snapshot(row.n, pull, values))
+        found.append(Snapshot(row.n, pull, values, tuple(row.page_digests or ())))
     return found
 
 
 async def add_snapshot(
     transaction: Transaction, session: AccountThing, pulled: PulledTimeline, earlier: Sequence[Snapshot]
 ) -> Snapshot:
-    """Store a pull behind all ``earlier`` snapshots of its session, which the caller has locked."""
+    """Store a pull, and what was answered to it, behind all ``earlier`` snapshots of its session.
+
+    The caller has locked the session.
+    """
     timeline = normalise(pulled.values)
     before = earlier[-1].values if earlier else ()
     pairs = zip(before, pulled.values, strict=False)
@@ -76,10 +82,13 @@ async def add_snapshot(
             digest=values_digest(pulled.values),
             shared_values=shared,
             other_values=zlib.compress(dumps(pulled.values[shared:]).encode()),
+            page_digests=[body.digest for body in pulled.bodies],
         )
     )
+    known = {digest for snapshot in earlier for digest in snapshot.page_digests}
+    await keep_bodies(transaction, session, [body for body in pulled.bodies if body.digest not in known])
     pull = Pull(Instant(pulled.requested_at), Instant(pulled.received_at), timeline.end, timeline.speech)
-    return Snapshot(n, pull, tuple(pulled.values))
+    return Snapshot(n, pull, tuple(pulled.values), tuple(body.digest for body in pulled.bodies))
 
 
 def is_news(earlier: Sequence[Snapshot], pulled: PulledTimeline) -> bool:

@@ -771,4 +771,16 @@ BUGS: Final = (
         ),
         found_by=_test("test_retention.py::test_the_pull_that_is_rated_need_not_be_the_last"),
     ),
+    Bug(
+        name="failed-answer-thrown-away",
+        does="what the provider answered to a pull that failed is not kept",
+        patches=(
+            Patch(
+                "app.settlement.reconciler",
+                "                await keep_failed_pull(transaction, key, pulled)\n",
+                "                pass\n",
+            ),
+        ),
+        found_by=_test("test_raw_bodies.py::test_of_failed_pulls_the_first_and_the_last_are_kept"),
+    ),
 )

@@ -57,6 +57,7 @@ class Stage:
         self.user = user
         self.session = session
         self.places = {"user_id": user, "session_id": session["id"], "grant_id": grant, "card_id": card}
+        self.places["sha256"] = "0" * 64
         self.keys: dict[str, str] = {}
 
     @classmethod

@@ -135,6 +135,7 @@ async def calls(talktime: World) -> list[tuple[str, str, Any]]:
         "session_id": session["id"],
         "card_id": "default",
         "key_id": "key_" + "0" * 26,
+        "sha256": "0" * 64,
     }
     found = []
     for path, methods in talktime.service.api_document["paths"].items():

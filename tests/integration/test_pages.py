@@ -148,6 +148,36 @@ async def test_snapshots_that_come_meanwhile_stand_at_the_end_and_shift_none(tal
     assert instants == sorted(set(instants))
 
 
+async def test_pulls_come_in_order_each_once_whatever_comes_meanwhile(talktime: World) -> None:
+    user = talktime.user()
+    await talktime.grant(user, "1000")
+    session = await talktime.start(user)
+    said = 0
+
+    async def another() -> None:
+        nonlocal said
+        said += 1
+        talktime.clock.advance(1)
+        talktime.provider.timeline_status = 500 if said % 2 else 200
+        talktime.provider.timeline_body = f'{{"values": [], "next_page": null, "total_count": 0, "n": {said}}}'
+        await talktime.client.post(f"/v1/sessions/{session['id']}/reconcile")
+
+    path = f"/v1/sessions/{session['id']}/pulls"
+    for _ in range(5):
+        await another()
+    before = await walk(talktime, path, 500)
+    assert [row["snapshot"] for row in before] == [None, 1, None, 2, None]
+    left = iter(range(3))
+
+    async def thrice_more() -> None:
+        if next(left, None) is not None:
+            await another()
+
+    rows = await walk(talktime, path, 1, thrice_more)
+    assert rows[:5] == before
+    assert [row["snapshot"] for row in rows[5:]] == [3, None, 4]
+
+
 async def test_keys_and_changes_come_newest_first_each_once_whatever_comes_meanwhile(talktime: World) -> None:
     async def another() -> None:
         talktime.clock.advance(1)
@@ -172,7 +202,8 @@ async def test_keys_and_changes_come_newest_first_each_once_whatever_comes_meanw
 
 WALKED = {
     "/v1/sessions", "/v1/users/{user_id}/entries", "/v1/users/{user_id}/grants", "/v1/rate-cards",
-    "/v1/sessions/{session_id}/heartbeats", "/v1/sessions/{session_id}/snapshots", "/v1/api-keys", "/v1/audit-log",
+    "/v1/sessions/{session_id}/heartbeats", "/v1/sessions/{session_id}/snapshots", "/v1/sessions/{session_id}/pulls",
+    "/v1/api-keys", "/v1/audit-log",
 }  # fmt: skip
 """Lists that a test of this module walks through while rows come in."""
 

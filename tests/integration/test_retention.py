@@ -16,6 +16,7 @@ from app.timelines.snapshots import add_snapshot, load_snapshots
 from tests.support.clock import ManualClock
 from tests.support.invariants import findings
 from tests.support.postgres import WorkerDatabases, ask, tell
+from tests.support.problems import problem
 from tests.support.scripted_provider import ProviderHost
 from tests.support.world import World, world
 
@@ -239,12 +240,56 @@ async def test_it_never_keeps_heartbeats_waiting_and_comes_again(old: World) -> 
         key = old.key(session)
         writing.execute("insert into ticks values (%s, %s, '2024-02-29T01:00:00Z', 1, null)", (key.account_id, key.id))
         assert await old.service.drop_old_ticks()
-        assert [line["event"] for line in logs] == ["retention.busy"]
+        assert [line["event"] for line in logs] == ["retention.busy", "retention.bodies_dropped"]
         assert (await old.heartbeat(session)).status_code == 204
         assert days(old)[0] == "20240228"
     old.clock.advance(3600)
     assert await old.service.drop_old_ticks()
     assert days(old) == ["default"]
+
+
+async def pulls(old: World, session: dict[str, Any]) -> list[dict[str, Any]]:
+    return list((await old.get(f"/v1/sessions/{session['id']}/pulls"))["data"])
+
+
+async def test_raw_answers_go_and_all_that_a_charge_rests_on_stays(old: World) -> None:
+    _, session = await over_midnight(old)
+    old.provider.timeline_status = 500
+    await old.client.post(f"/v1/sessions/{session['id']}/reconcile")
+    old.provider.timeline_status = 200
+    assert (await old.settle(session))["state"] == "settled"
+    before, told = await pulls(old, session), await shown(old, session)
+    assert {pull["failure"] for pull in before} == {None, "server_error"}
+    digests = [page["sha256"] for pull in before for page in pull["pages"]]
+
+    old.clock.set(parse_instant("2024-03-06T23:58:00Z"))  # a little less than 7 days after the first pull
+    await old.service.drop_old_ticks()
+    assert await pulls(old, session) == before
+    old.clock.advance(3600)
+    await old.service.drop_old_ticks()
+    left = await pulls(old, session)
+    assert [(p["snapshot"], [page["sha256"] for page in p["pages"]]) for p in left] == [
+        (p["snapshot"], [page["sha256"] for page in p["pages"]]) for p in before if p["failure"] is None
+    ]
+    for pull in left:
+        for page in pull["pages"]:
+            assert page["kept"] is False
+            assert {page[name] for name in ("status", "received_at", "size", "truncated", "redacted")} == {None}
+    for digest in digests:
+        problem(await old.client.get(f"/v1/sessions/{session['id']}/bodies/{digest}"), 404, "not-found")
+    assert await shown(old, session) == told
+    (again,) = await replayed(old, session)
+    assert again.differences == ()
+
+
+async def test_raw_answers_of_a_session_that_has_not_come_to_its_end_stay(old: World) -> None:
+    _, session = await over_midnight(old)
+    before = await pulls(old, session)
+    old.clock.advance(30 * DAY)
+    await old.service.drop_old_ticks()
+    assert await pulls(old, session) == before
+    body = await old.client.get(f"/v1/sessions/{session['id']}/bodies/{before[0]['pages'][0]['sha256']}")
+    assert body.status_code == 200
 
 
 async def test_a_clock_that_runs_ahead_drops_nothing(old: World) -> None:

@@ -26,6 +26,7 @@ insert into idempotency values ({A}, 'k', 'r', 'pending', null, null, null, null
 ENTRY = (
     f"insert into entries values ({A}, {E}, {{seq}}, 'k', 'grant', 1, 1, null, null, null, null, null, now(), 'k', 'm')"
 )
+FAILED = f"insert into failed_pulls values ({A}, {S}, {{slot}}, {{n}}, '', 'f', 'd', now(), now(), {{times}}, '[]', '')"
 CASES = [
     ("accounts_user_id_check", "update accounts set user_id = ''"),
     ("accounts_user_id_check", "update accounts set user_id = repeat('é', 129)"),
@@ -80,6 +81,12 @@ CASES = [
     ("funding_amount_check", f"{ENTRY.format(seq=1)}; insert into funding values ({A}, {E}, 0, {E}, null, 0)"),
     ("snapshots_times_check", f"insert into snapshots values ({A}, {S}, 1, now(), now() - interval '1us', 0, 0, null, '', 0, '')"),
     ("snapshots_times_check", f"insert into snapshots values ({A}, {S}, 1, now(), now(), -1, 0, null, '', 0, '')"),
+    ("raw_bodies_digest_check", f"insert into raw_bodies values ({A}, {S}, '', 1, 200, null, now(), 0, false, '')"),
+    ("raw_bodies_page_check", f"insert into raw_bodies values ({A}, {S}, sha256(''), 0, 200, null, now(), 0, false, '')"),
+    ("failed_pulls_slot_check", FAILED.format(slot=0, n=1, times=1)),
+    ("failed_pulls_slot_check", FAILED.format(slot=17, n=1, times=1)),
+    ("failed_pulls_times_check", FAILED.format(slot=1, n=0, times=0)),
+    ("failed_pulls_times_check", FAILED.format(slot=1, n=1, times=2)),
     ("charges_amounts_check", f"insert into charges values ({A}, {S}, 1, '1', '', 1, '', -1, 0, '', null, now())"),
     ("charges_amounts_check", f"insert into charges values ({A}, {S}, 1, '1', '', 1, '', 0, -1, '', null, now())"),
     ("idempotency_state_check", "update idempotency set state = 'open'"),

@@ -125,7 +125,9 @@ def test_the_service_itself_makes_removes_and_changes_nothing(urls: DatabaseUrls
         tell(urls.service, statement)
 
 
-@pytest.mark.parametrize("function", ["create_tick_partitions", "drop_tick_partition", "drop_stray_ticks"])
+@pytest.mark.parametrize(
+    "function", ["create_tick_partitions", "drop_tick_partition", "drop_stray_ticks", "drop_old_bodies"]
+)
 def test_nobody_else_may_call_the_functions(urls: DatabaseUrls, function: str) -> None:
     acl = ask(urls.owner, f"select proacl::text, prosecdef, proconfig[1] from pg_proc where proname = '{function}'")
     rights = "{talktime_owner=X/talktime_owner,talktime_service=X/talktime_owner}"

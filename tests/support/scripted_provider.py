@@ -40,6 +40,8 @@ class ScriptedProvider:
     starts: list[dict[str, Any]] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
     pulls: list[str] = field(default_factory=list)
+    answered: list[bytes] = field(default_factory=list)
+    """The bodies of the answers to pulls."""
     retry_after: str | None = None
     """Goes with answers that are no success."""
     hanging: set[str] = field(default_factory=set)
@@ -72,6 +74,11 @@ class ScriptedProvider:
 
     def answer_timeline(self, session_id: str) -> Response:
         self.pulls.append(session_id)
+        response = self._timeline(session_id)
+        self.answered.append(bytes(response.body))
+        return response
+
+    def _timeline(self, session_id: str) -> Response:
         if self.timeline_body is not None:
             return Response(self.timeline_body, self.timeline_status, media_type="application/json")
         if self.timeline_status != 200:

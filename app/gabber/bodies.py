@@ -1,0 +1,91 @@
+"""What the provider answered to a pull, as it came: for whoever wants to see later what was said, or why it was no use.
+
+Kept are the bodies and their content type; no other header, neither way. Providers echo what they were sent, so the key
+and the tokens of webhooks are taken out of a body before anything is made of it.
+"""
+
+import hashlib
+import json
+import re
+import zlib
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import quote
+
+import httpx
+
+from app.core.units import Instant
+from app.gabber.outcomes import PullFailed, RawBody
+from app.gabber.wire import inflated, plain
+
+MAX_KEPT_OF_FAILED: Final = 256 * 1024
+"""Bytes of one body of a pull that failed. What was used in a timeline is kept whole: the adapter bounds that."""
+
+MAX_PAGES_OF_FAILED: Final = 4
+"""Pages of one pull that failed: the first one, and the last ones."""
+
+MAX_TYPE_CHARS: Final = 100
+MIN_PART_OF_KEY: Final = 4
+"""So many characters of the key are removed from the end of a body that was cut off."""
+
+REMOVED: Final = b"[removed]"
+
+_WEBHOOK: Final = re.compile(rb"(webhooks(?:\\?/|%2[Ff])gabber(?:\\?/|%2[Ff]))[A-Za-z0-9_-]+")
+
+
+class Recording:
+    """Takes down the answers to one pull."""
+
+    def __init__(self, api_key: str) -> None:
+        self._key = api_key
+        escaped = json.dumps(api_key)[1:-1]
+        forms = {api_key, escaped, escaped.replace("/", "\\/"), quote(api_key, safe="")}
+        self._secret = re.compile(b"|".join(re.escape(form.encode()) for form in sorted(forms, key=len, reverse=True)))
+        self.bodies: list[RawBody] = []
+        self.decided: PullFailed | None = None
+        """What an answer's status has made of the pull, while its body is still read."""
+
+    def begin_anew(self) -> None:
+        """All pages are asked for again: what was said before is no part of the answer."""
+        self.bodies = []
+
+    def add(self, response: httpx.Response, wire: bytes, body: bytes | None, received_at: Instant) -> None:
+        """Take down an answer: its whole ``body``, or null and what came of it on the ``wire``."""
+        whole = body is not None
+        read = body if body is not None else inflated(wire, response)
+        content, removed = self._secret.subn(REMOVED, read)
+        content, webhooks = _WEBHOOK.subn(rb"\1" + REMOVED, content)
+        if not whole:
+            content, part = self._without_part_of_key(content[:MAX_KEPT_OF_FAILED])
+            removed += part
+        self.bodies.append(
+            RawBody(
+                page=len(self.bodies) + 1,
+                status=response.status_code,
+                content_type=self._type_of(response),
+                received_at=received_at,
+                size=len(read),
+                digest=hashlib.sha256(content).digest(),
+                packed=zlib.compress(content),
+                truncated=not whole,
+                redacted=bool(removed or webhooks),
+            )
+        )
+
+    def _type_of(self, response: httpx.Response) -> str | None:
+        told = response.headers.get("content-type")
+        return None if told is None else plain(told, secrets=(self._key,), limit=MAX_TYPE_CHARS)
+
+    def _without_part_of_key(self, content: bytes) -> tuple[bytes, bool]:
+        """Less what the key begins with, if it was cut off in the middle of it; and whether it was."""
+        key = self._key.encode()
+        for length in range(min(len(key), len(content)), MIN_PART_OF_KEY - 1, -1):
+            if content.endswith(key[:length]):
+                return content[:-length] + REMOVED, True
+        return content, False
+
+
+def of_a_failure(bodies: Sequence[RawBody]) -> tuple[RawBody, ...]:
+    """What is kept of the answers to a pull that failed."""
+    last = bodies[1:][-(MAX_PAGES_OF_FAILED - 1) :]
+    return tuple(body.cut(MAX_KEPT_OF_FAILED) for body in (*bodies[:1], *last))
