@@ -21,7 +21,7 @@ FAULTS: Final[Mapping[str, tuple[str, ...]]] = {
         "negative", "missing type", "missing seconds", "unknown type", "shrinks", "foreign page", "loop", "odd page",
         "total changes", "revised", "revised much", "slow pages", "wrapped 500", "endless",
     ),
-    "end": ("404", "409", "500", "drop before", "drop after", "hang after"),
+    "end": ("404", "409", "500", "drop before", "drop after", "hang after", "ignored"),
     "heartbeat": ("lost", "doubled", "late", "foreign", "odd body", "long after"),
     "network": ("request lost", "answer lost", "doubled", "late"),
 }  # fmt: skip

@@ -350,6 +350,8 @@ class Provider(httpx.AsyncBaseTransport):
                 return _json(int(fault), '{"error": "no"}')
             case "drop before":
                 raise httpx.RemoteProtocolError("the server went away")
+        if fault == "ignored":  # it says so, and lets the agent talk on
+            return _json(200, "{}")
         call.ended_at = min(self._clock.now(), call.ended_at or self._clock.now())
         match fault:
             case "drop after":
