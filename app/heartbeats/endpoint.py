@@ -33,7 +33,7 @@ from app.errors import (
 )
 from app.heartbeats.binding import Bindings, SecurityEvent, UnknownSession
 from app.heartbeats.writer import QueueFull, Tick, TickWriter
-from app.http.answers import problem_response
+from app.http.answers import internal_problem, problem_response
 from app.http.front import WRONG_CLOCK
 from app.http.headers import RawHeaders
 from app.http.rate_limits import Meter, too_many
@@ -108,9 +108,8 @@ class HeartbeatEndpoint:
             await self._answer(Problem(UNAVAILABLE, "the heartbeat was not stored"), scope, receive, send)
         except QueueFull:
             await self._answer(Problem(BUSY, "too many heartbeats are waiting"), scope, receive, send)
-        except Exception:
-            log.exception("heartbeat.broke")
-            await self._answer(Problem(INTERNAL, "the heartbeat was not stored"), scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - it is logged where the answer is made
+            await self._answer(internal_problem(error), scope, receive, send)
         else:
             await self._answer_empty(send, 204)
 

@@ -358,22 +358,23 @@ def _problem_schema(code: Code) -> Schema:
     members = _MEMBERS.get(code.name, {})
     error = record(
         {
-            "pointer": text("/amount", "A JSON pointer into the body, or the name of a parameter behind a slash."),
+            "pointer": text(
+                "/amount", "A JSON pointer into the body, or a parameter's or header's name behind a slash."
+            ),
             "detail": text("must be more than 0"),
         }
     )
-    optional = ["request_id", *_MAY_LACK.get(code.name, ())]
     properties: dict[str, Schema] = {
         "type": {"type": "string", "const": PROBLEM_TYPES + code.name},
         "title": {"type": "string", "const": code.title},
         "status": {"type": "integer", "const": code.status},
         "detail": text("what is wrong, for people"),
-        "request_id": text("req_0gxajfv4rwp28nnhtwyrtcpeqc", "As in `X-Request-Id`."),
     }
+    if code is INTERNAL:
+        properties["request_id"] = text("req_0gxajfv4rwp28nnhtwyrtcpeqc", "As in `X-Request-Id`.")
     if code.status == INVALID_REQUEST.status:
-        properties["errors"] = listed(error, "What is wrong, and where.")
-        optional.append("errors")
-    return record({**properties, **members}, optional=optional, description=code.title + ".")
+        properties["errors"] = listed(error, "What is wrong, and where.") | {"minItems": 1}
+    return record({**properties, **members}, optional=_MAY_LACK.get(code.name, ()), description=code.title + ".")
 
 
 def _problems(codes: Iterable[Code], described: Operation) -> dict[str, Any]:

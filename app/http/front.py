@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.errors import INVALID_REQUEST, UNAVAILABLE, Problem
+from app.errors import INVALID_REQUEST, UNAVAILABLE, FieldError, Problem
 from app.http.answers import problem_response
 from app.http.headers import CrossOrigin, RawHeaders, WithHeaders
 
@@ -54,7 +54,7 @@ class Front:
         elif scope["method"] not in READS and not self._clock_agrees():
             await problem_response(Problem(UNAVAILABLE, WRONG_CLOCK))(scope, receive, send)
         elif (fault := _address_fault(scope)) is not None:
-            await problem_response(Problem(INVALID_REQUEST, fault))(scope, receive, send)
+            await problem_response(Problem(INVALID_REQUEST, fault.detail, errors=[fault]))(scope, receive, send)
         else:
             await self._api(_segmented(scope), receive, send)
 
@@ -67,14 +67,15 @@ def _segmented(scope: Scope) -> Scope:
     return {**scope, "path": "/".join(quote(unquote_to_bytes(part), safe="") for part in raw_path.split(b"/"))}
 
 
-def _address_fault(scope: Scope) -> str | None:
+def _address_fault(scope: Scope) -> FieldError | None:
     """Why an address is not to be taken as the server decoded it: many user ids would become one; null if it may be."""
-    path, query = scope.get("raw_path", b""), scope.get("query_string", b"")
-    if _BROKEN_ENCODING.search(path) or _BROKEN_ENCODING.search(query):
-        return "a % in the address is not followed by two hexadecimal digits"
-    try:
-        unquote_to_bytes(query).decode("utf-8")
-        decoded = unquote_to_bytes(path).decode("utf-8")
-    except UnicodeDecodeError:
-        return "the address is not UTF-8, percent-encoded"
-    return "the path holds a control character" if _CONTROL.search(decoded) else None
+    for part, raw in (("path", scope.get("raw_path", b"")), ("query", scope.get("query_string", b""))):
+        if _BROKEN_ENCODING.search(raw):
+            return FieldError(f"/{part}", f"a % in the {part} is not followed by two hexadecimal digits")
+        try:
+            decoded = unquote_to_bytes(raw).decode("utf-8")
+        except UnicodeDecodeError:
+            return FieldError(f"/{part}", f"the {part} is not UTF-8, percent-encoded")
+        if part == "path" and _CONTROL.search(decoded):
+            return FieldError("/path", "the path holds a control character")
+    return None

@@ -15,7 +15,6 @@ from app.core.account import BrokenLedger
 from app.db.database import DatabaseUnavailable, DatabaseUnfit
 from app.documents import MAX_ERRORS, pointer_to
 from app.errors import (
-    INTERNAL,
     INVALID_REQUEST,
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
@@ -24,8 +23,7 @@ from app.errors import (
     FieldError,
     Problem,
 )
-from app.http.answers import problem_response
-from app.logs import current_request
+from app.http.answers import internal_problem, problem_response
 
 log = structlog.get_logger(__name__)
 
@@ -62,10 +60,6 @@ def add_problem_handlers(api: FastAPI) -> None:
             log.warning("request.database_unavailable", why=str(error))
         return problem_response(Problem(UNAVAILABLE, "nothing may have been changed; try again with the same key"))
 
-    async def contradiction(_request: Request, error: Exception) -> Response:
-        log.error("ledger.broken", exc_info=error)
-        return problem_response(Problem(INTERNAL, "the ledger contradicts itself: run talktime verify"))
-
     async def broken(_request: Request, error: Exception) -> Response:
         return _internal(error)
 
@@ -73,7 +67,7 @@ def add_problem_handlers(api: FastAPI) -> None:
     api.add_exception_handler(HTTPException, http_error)
     api.add_exception_handler(RequestValidationError, invalid_parameters)
     api.add_exception_handler(DatabaseUnavailable, unavailable)
-    api.add_exception_handler(BrokenLedger, contradiction)
+    api.add_exception_handler(BrokenLedger, broken)  # of its own, or the server would tell it a second time
     api.add_exception_handler(Exception, broken)
 
 
@@ -87,6 +81,4 @@ def _methods(api: FastAPI, scope: Scope) -> set[str]:
 
 
 def _internal(error: Exception) -> Response:
-    log.error("request.broke", exc_info=error)
-    extra = {"request_id": current_request.get()}
-    return problem_response(Problem(INTERNAL, "the fault is logged; nothing was changed by this request", extra=extra))
+    return problem_response(internal_problem(error))

@@ -126,6 +126,8 @@ async def test_what_is_no_document_is_refused(talktime: World, path: str) -> Non
         for name, (content, code) in NOT_DOCUMENTS.items():
             response = await post(talktime, path, content, **{"Idempotency-Key": name})
             document = problem(response, 422, code)
+            if code == "invalid-json":
+                assert pointers(response) == [""], name
             assert len(response.content) < 4_000, name
             assert document["detail"] != "None"
 
@@ -641,10 +643,11 @@ BROKEN_ADDRESSES = [
     "/v1/users/%2x/balance", "/v1/users/a%u0041/balance", "/v1/sessions/%", "/v1/rate-cards/%g0",
     "/v1/sessions?user_id=%", "/v1/sessions?limit=%zz", "/v1/sessions?%=1",
 ]  # fmt: skip
+NOT_UTF_8 = ["/%ff", "/v1/users/%C3/balance", "/v1/sessions?user_id=%FF", "/v1/users/a/balance?%ED%A0%80=1"]
 CONTROLS = ["/%00", "/%0A", "/v1/users/a%0Ab/grants", "/v1/users/%C2%85/grants", "/v1/sessions/ses_%0A", "/v1%7F"]
 
 
-@pytest.mark.parametrize("address", [*BROKEN_ADDRESSES, *CONTROLS])
+@pytest.mark.parametrize("address", [*BROKEN_ADDRESSES, *NOT_UTF_8, *CONTROLS])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_broken_address_is_refused_and_never_taken_for_another(
     talktime: World, address: str, method: str
@@ -672,10 +675,13 @@ async def test_a_broken_address_is_refused_and_never_taken_for_another(
     assert sent[0]["status"] == 422
     document = json.loads(sent[1]["body"])
     assert document["type"] == "/problems/invalid-request"
-    assert document["detail"] == (
-        "the path holds a control character" if address in CONTROLS
-        else "a % in the address is not followed by two hexadecimal digits"
+    part = "query" if query else "path"
+    detail = (
+        f"the {part} holds a control character" if address in CONTROLS
+        else f"the {part} is not UTF-8, percent-encoded" if address in NOT_UTF_8
+        else f"a % in the {part} is not followed by two hexadecimal digits"
     )  # fmt: skip
+    assert document["errors"] == [{"pointer": f"/{part}", "detail": detail}]
 
 
 async def test_a_parameter_that_the_call_does_not_know_or_that_stands_twice_is_refused(talktime: World) -> None:

@@ -42,6 +42,8 @@ class Documented:
         if call is None:
             if request.method == "HEAD":
                 return
+            if response.headers.get("content-type") == "application/problem+json":
+                self._check_problem(response)
             assert response.status_code in {204, 404, 405, 422}, (request.method, raw_path, response.status_code)
             return
         method, _, path = call.partition(" ")
@@ -62,6 +64,14 @@ class Documented:
                 for error in self.validator(call, status, kind).iter_errors(response.json())
             ]
             assert not errors, f"{call} {status}: {errors[:5]} in {response.text[:1000]}"
+
+    def _check_problem(self, response: httpx.Response) -> None:
+        """A problem for what is no operation is one of those that operations have."""
+        name = f"problem.{response.json()['type'].rpartition('/')[2]}"
+        if name == "problem.method-not-allowed":
+            return  # no operation has it
+        errors = list(self.validator_of({"$ref": f"#/components/schemas/{name}"}).iter_errors(response.json()))
+        assert not errors, f"{name}: {[error.message for error in errors]} in {response.text[:1000]}"
 
     def validator(self, call: str, status: str, kind: str) -> jsonschema_rs.Validator:
         """Of one kind of answer."""
