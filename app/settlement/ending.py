@@ -86,7 +86,16 @@ class Endings:
                 raise RuntimeError("a session that was just read is gone")
             if session.state is State.LIVE and session.due_at is not None and session.due_at > now:
                 await change_session(transaction, session, due_at=now)
-            book.audit(Audit(actor=actor, action="session.end", target=session.public_id, after=outcome))
+            state = {"state": session.state.value}  # which only evidence changes
+            book.audit(
+                Audit(
+                    actor=actor,
+                    action="session.end",
+                    target=session.public_id,
+                    before=state,
+                    after={**state, **outcome},
+                )
+            )
             await book.close()
             answer = Answer(202, await session_document(transaction, session))
             if key is not None:
