@@ -427,6 +427,7 @@ def _issuer_terms(settings: Settings) -> IssuerTerms | None:
         user_claim=settings.user_token_claim,
         secret=settings.user_token_secret,
         jwks_url=settings.user_token_jwks_url,
+        max_ttl=settings.user_token_max_ttl_s,
     )
 
 
