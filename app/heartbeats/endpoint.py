@@ -53,8 +53,6 @@ MAX_BOUND_CACHE: Final = 200_000
 PROBLEMS: Final = (SESSION_MISMATCH, BODY_TOO_LARGE, INVALID_REQUEST, RATE_LIMITED, BUSY, UNAVAILABLE, INTERNAL)
 """What a heartbeat with a valid token may be answered, besides 204."""
 
-_OF_NO_CONTENT: Final = frozenset({b"cache-control", b"x-content-type-options", b"strict-transport-security"})
-
 
 class HeartbeatEndpoint:
     """See the module."""
@@ -83,11 +81,7 @@ class HeartbeatEndpoint:
         self._meter = meter
         self._clock_agrees = clock_agrees
         self._headers = list(headers)
-        # Each header costs the server time, and an empty answer to a program needs those alone that caches heed.
-        self._empty = {
-            204: [header for header in headers if header[0] in _OF_NO_CONTENT],
-            404: [(b"content-length", b"0"), *headers],
-        }
+        self._empty = {204: self._headers, 404: [(b"content-length", b"0"), *headers]}
         self._bound: OrderedDict[AccountThing, str] = OrderedDict()
         self._first_user: OrderedDict[str, UUID] = OrderedDict()
         """Whose session was the first one here that is bound to the provider's id."""
@@ -180,9 +174,11 @@ async def _body(receive: Receive) -> bytes:
 def _read(body: bytes) -> tuple[str, str | None]:
     """The provider's session id and all other fields as JSON text, digit for digit; 422 if it is no heartbeat."""
     try:
-        document = loads(body.decode("utf-8"), strict=True)
-    except (InvalidJson, UnicodeDecodeError):
-        raise invalid("", "is not valid JSON") from None
+        document = loads(body.decode("utf-8"), unique_names=True, strict=True)
+    except InvalidJson as error:
+        raise invalid("", str(error)) from None
+    except UnicodeDecodeError:
+        raise invalid("", "not UTF-8") from None
     if not isinstance(document, dict):
         raise invalid("", "must be a JSON object")
     provider_id: Any = document.pop("session_id", None)
