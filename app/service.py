@@ -297,7 +297,7 @@ class Service:
         add_document_routes(api, lambda: self.api_document)
 
         add_health_routes(api, self.faults)
-        add_problem_handlers(api)
+        add_problem_handlers(api, known)
         check_declared(api.routes)
         return api
 

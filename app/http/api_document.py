@@ -77,7 +77,7 @@ _TAGS: Final = {
 }
 
 _CONNECTION: Final = (MALFORMED_REQUEST, REQUEST_TIMEOUT, ADDRESS_TOO_LONG, HEADERS_TOO_LARGE)
-"""What is refused before the request reaches the application."""
+"""What is refused before it is known which call is meant."""
 
 _ALWAYS: Final = (*_CONNECTION, INVALID_REQUEST, INTERNAL)
 _WITH_KEY: Final = (UNAUTHORIZED, FORBIDDEN, RATE_LIMITED, UNAVAILABLE)

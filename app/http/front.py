@@ -7,9 +7,12 @@ from urllib.parse import quote, unquote_to_bytes
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.errors import INVALID_REQUEST, UNAVAILABLE, FieldError, Problem
+from app.errors import ADDRESS_TOO_LONG, INVALID_REQUEST, UNAVAILABLE, FieldError, Problem
 from app.http.answers import problem_response
 from app.http.headers import CrossOrigin, RawHeaders, WithHeaders
+
+MAX_ADDRESS: Final = 8 * 1024
+"""Bytes of path and query, with the question mark between them."""
 
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 WRONG_CLOCK: Final = "our clock and the database's disagree; nothing was stored, try again"
@@ -51,12 +54,18 @@ class Front:
     async def _call_api(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._api(scope, receive, send)
+        elif len(scope.get("raw_path", b"")) + len(scope.get("query_string", b"")) > MAX_ADDRESS:
+            await problem_response(address_too_long())(scope, receive, send)
         elif scope["method"] not in READS and not self._clock_agrees():
             await problem_response(Problem(UNAVAILABLE, WRONG_CLOCK))(scope, receive, send)
         elif (fault := _address_fault(scope)) is not None:
             await problem_response(Problem(INVALID_REQUEST, fault.detail, errors=[fault]))(scope, receive, send)
         else:
             await self._api(_segmented(scope), receive, send)
+
+
+def address_too_long() -> Problem:
+    return Problem(ADDRESS_TOO_LONG, f"at most {MAX_ADDRESS} bytes are taken", headers={"Connection": "close"})
 
 
 def _segmented(scope: Scope) -> Scope:

@@ -1,5 +1,6 @@
 """Every error as a problem document: what the framework refuses, what breaks, and what we raise."""
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
@@ -30,19 +31,32 @@ log = structlog.get_logger(__name__)
 _HTTP_PROBLEMS: Final[dict[int, Code]] = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}
 
 
-def add_problem_handlers(api: FastAPI) -> None:
-    """Have ``api`` answer all that is raised, and what it refuses itself, with a problem document."""
+CLOSED: Final = ("/v1/", "/api/")
+"""Where nothing is told, not even what there is not, to those without valid credentials."""
+
+
+def add_problem_handlers(api: FastAPI, known: Callable[[Request], Awaitable[None]]) -> None:
+    """Have ``api`` answer all that is raised, and what it refuses itself, with a problem document.
+
+    ``known`` raises what a request without valid credentials is answered: no route, and so no dependency of one, has
+    looked at a request for an address or method that is not there.
+    """
 
     async def problem(_request: Request, error: Exception) -> Response:
         return problem_response(error) if isinstance(error, Problem) else _internal(error)
 
     async def http_error(request: Request, error: Exception) -> Response:
-        if not isinstance(error, HTTPException):
-            return _internal(error)
-        code = _HTTP_PROBLEMS.get(error.status_code)
+        code = _HTTP_PROBLEMS.get(error.status_code) if isinstance(error, HTTPException) else None
         if code is None:
             return _internal(error)
-        headers = dict(error.headers or {})
+        if request.scope["path"].startswith(CLOSED):
+            try:
+                await known(request)
+            except Problem as stranger:
+                return problem_response(stranger)
+            except DatabaseUnavailable as gone:
+                return _unavailable(gone)
+        headers = {}
         if code is METHOD_NOT_ALLOWED:
             headers["Allow"] = ", ".join(sorted(_methods(api, request.scope)))
         return problem_response(Problem(code, code.title, headers=headers))
@@ -54,11 +68,7 @@ def add_problem_handlers(api: FastAPI) -> None:
         return problem_response(Problem(INVALID_REQUEST, "a parameter is not as it must be", errors=errors))
 
     async def unavailable(_request: Request, error: Exception) -> Response:
-        if isinstance(error, DatabaseUnfit):
-            log.error("request.database_unfit", why=str(error))
-        else:
-            log.warning("request.database_unavailable", why=str(error))
-        return problem_response(Problem(UNAVAILABLE, "nothing may have been changed; try again with the same key"))
+        return _unavailable(error)
 
     async def broken(_request: Request, error: Exception) -> Response:
         return _internal(error)
@@ -78,6 +88,14 @@ def _methods(api: FastAPI, scope: Scope) -> set[str]:
         for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
         if any(route.matches({**scope, "method": method})[0] is Match.FULL for route in api.routes)
     }
+
+
+def _unavailable(error: Exception) -> Response:
+    if isinstance(error, DatabaseUnfit):
+        log.error("request.database_unfit", why=str(error))
+    else:
+        log.warning("request.database_unavailable", why=str(error))
+    return problem_response(Problem(UNAVAILABLE, "nothing may have been changed; try again with the same key"))
 
 
 def _internal(error: Exception) -> Response:

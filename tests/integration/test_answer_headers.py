@@ -43,7 +43,9 @@ async def answers(talktime: World) -> dict[str, httpx.Response]:
         "made": await client.post(f"/v1/users/{user}/grants", json={"amount": "1"}),
         "streamed": await client.get(f"/v1/users/{user}/entries", headers={"Accept": "text/csv"}),
         "unknown path": await client.get("/nothing"),
+        "unknown call": await client.get("/v1/nothing"),
         "wrong method": await client.put("/v1/settings"),
+        "long address": await client.get("/v1/sessions?user_id=" + "x" * 9000),
         "no key": await client.get("/v1/sessions", headers={"Authorization": ""}),
         "bad address": await client.get("/v1/sessions?user_id=%FF"),
         "invalid": await client.post("/v1/sessions", content=b"{"),
@@ -120,6 +122,7 @@ async def with_origin(talktime: World, origin: str) -> dict[str, httpx.Response]
         "list": await client.get("/v1/sessions", headers=headers),
         "no key": await client.get("/v1/sessions", headers=headers | {"Authorization": ""}),
         "unknown": await client.get("/nothing", headers=headers),
+        "long address": await client.get("/v1/sessions?user_id=" + "x" * 9000, headers=headers),
         "invalid": await client.post("/v1/sessions", content=b"{", headers=headers),
     }
 

@@ -9,10 +9,11 @@ import httpx
 import pytest
 
 from app.http.pages import make_cursor
-from tests.support.postgres import ask
+from tests.support.postgres import WorkerDatabases, ask
 from tests.support.problems import pointers, problem
+from tests.support.scripted_provider import ProviderHost
 from tests.support.unchanged import unchanged
-from tests.support.world import World
+from tests.support.world import World, world
 
 pytestmark = pytest.mark.anyio
 
@@ -503,7 +504,7 @@ async def lists(talktime: World) -> list[str]:
 
 
 ODD_CURSORS = [
-    "", "x", "null", "%00", "a" * 10_000, "W10", "WzFd%0A", "%FF", "\u00fc",
+    "", "x", "null", "%00", "a" * 8_000, "W10", "WzFd%0A", "%FF", "\u00fc",
     *(
         make_cursor(*position)
         for position in (
@@ -630,6 +631,35 @@ NO_ADDRESSES = [
     "/webhooks/gabber", "/webhooks",
     "/redoc", "/docs/", "/v1/sessions/", "/v1/users/u/balance/", "//v1/sessions", "/.env",
 ]  # fmt: skip
+
+
+async def test_a_stranger_does_not_learn_what_there_is_not(talktime: World) -> None:
+    for credentials in ("", "Bearer wrong-key", "Bearer a.b.c"):
+        talktime.client.headers["Authorization"] = credentials
+        for path in [*METHODS, *NO_ADDRESSES, "/v1/nope", "/v1/%76", "/%761/nope", "/api/nope"]:
+            closed = unquote(path).startswith(("/v1/", "/api/"))
+            for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"):
+                response = await talktime.client.request(method, f"http://talktime.example{path}", content=b"{")
+                if not closed:
+                    assert response.status_code in {200, 404, 405}, (method, path)
+                    continue
+                assert response.status_code == 401, (method, path)
+                if method != "HEAD":
+                    problem(response, 401, "unauthorized")
+                assert response.headers["www-authenticate"].startswith("Bearer")
+                assert "allow" not in response.headers
+
+
+async def test_what_is_not_there_counts_against_the_same_limits(
+    databases: WorkerDatabases, providers: ProviderHost
+) -> None:
+    limits: dict[str, Any] = {"caller_max_rps": 1, "failed_auth_max_rpm": 3}
+    async with world(databases.urls.service, providers.script(), **limits) as talktime:
+        told = [await talktime.client.put("/v1/nope") for _ in range(11)]
+        assert [response.status_code for response in told] == [404] * 10 + [429]
+        assert all("ratelimit" in response.headers for response in told)
+        talktime.client.headers["Authorization"] = ""
+        assert [(await talktime.client.get("/v1/nope")).status_code for _ in range(4)] == [401] * 3 + [429]
 
 
 async def test_an_unknown_address_is_a_404(talktime: World) -> None:
