@@ -21,11 +21,15 @@ from app.errors import (
     IDEMPOTENCY_CONFLICT,
     IDEMPOTENCY_EXPIRED,
     IDEMPOTENCY_IN_FLIGHT,
+    INSUFFICIENT_CREDITS,
     INTERNAL,
     INVALID_JSON,
     INVALID_REQUEST,
     MALFORMED_REQUEST,
     NOT_FOUND,
+    PERSONA_NOT_ACCEPTED,
+    PROVIDER_REFUSED,
+    PROVIDER_UNCONFIRMED,
     RATE_LIMITED,
     REQUEST_TIMEOUT,
     UNAUTHORIZED,
@@ -115,6 +119,14 @@ _MEMBERS: Final[Mapping[str, Mapping[str, Schema]]] = {
 _MAY_LACK: Final = {"provider-refused": tuple(_OF_THE_PROVIDER), "forbidden": ("required_scope",)}
 """A session that failed for another reason than the provider's refusal has none of these; a user token that asks for
 another user lacks no scope."""
+
+_GIVEN_AGAIN: Final = frozenset(
+    {INVALID_REQUEST, INSUFFICIENT_CREDITS, PERSONA_NOT_ACCEPTED, PROVIDER_REFUSED, PROVIDER_UNCONFIRMED}
+)
+"""What the same request with the same key is told again, marked as such."""
+
+_BEFORE_A_CALLER_IS_KNOWN: Final = frozenset({*_CONNECTION, UNAUTHORIZED})
+"""What says nothing of a caller's limits."""
 
 _SOMETIMES_RETRYABLE: Final = frozenset({"end-refused", "provider-refused"})
 
@@ -305,10 +317,7 @@ def _reply(reply: Reply, described: Operation, schemas: Mapping[str, Schema]) ->
             name: {"operationId": name, "parameters": dict(parameters)} for name, parameters in reply.links.items()
         }
     if reply.content:
-        made["content"] = {
-            kind: _with_example(schema, schemas) if kind == JSON else {"schema": schema}
-            for kind, schema in reply.content.items()
-        }
+        made["content"] = {kind: _with_example(schema, schemas) for kind, schema in reply.content.items()}
     return made
 
 
@@ -382,10 +391,11 @@ def _problems(codes: Iterable[Code], described: Operation) -> dict[str, Any]:
     for status, group in groupby(sorted(codes, key=lambda code: (code.status, code.name)), lambda code: code.status):
         found = list(group)
         refs = [ref(_problem_name(code)) for code in found]
-        headers: dict[str, Schema] = dict(_REPLAYED) if described.idempotent else {}
+        given_again = described.idempotent and not _GIVEN_AGAIN.isdisjoint(found)
+        headers: dict[str, Schema] = dict(_REPLAYED) if given_again else {}
         if any(code.retryable or code.name in _SOMETIMES_RETRYABLE for code in found):
             headers["Retry-After"] = _RETRY_AFTER
-        if not described.open and not set(found) <= set(_CONNECTION):
+        if not described.open and not _BEFORE_A_CALLER_IS_KNOWN.issuperset(found):
             headers |= _RATE_HEADERS
         required = ("Retry-After",) if all(code.retryable for code in found) else ()
         made[str(status)] = {
