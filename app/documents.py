@@ -271,7 +271,7 @@ def decode(body: bytes) -> object:
         return loads(body.decode("utf-8"), unique_names=True)
     except (InvalidJson, UnicodeDecodeError) as error:
         detail = str(error) if isinstance(error, InvalidJson) else "not UTF-8"
-        raise Problem(INVALID_JSON, detail) from None
+        raise Problem(INVALID_JSON, detail, errors=[FieldError("", detail)]) from None
 
 
 def validate(kind: type[AnyDocument], value: object, pointer: str = "") -> AnyDocument:

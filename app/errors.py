@@ -11,7 +11,11 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """What is wrong with one place of a request; ``pointer`` is a JSON pointer (RFC 6901) into the body."""
+    """What is wrong with one place of a request.
+
+    ``pointer`` is a JSON pointer (RFC 6901) into the body, empty for the whole of it; or, behind a slash, the name of a
+    parameter or header, ``path`` or ``query``.
+    """
 
     pointer: str
     detail: str
@@ -78,8 +82,9 @@ INTERNAL: Final = Code("internal-error", 500, "Something broke here")
 class Problem(Exception):
     """A request that cannot be done as asked.
 
-    ``detail`` explains this occurrence to a person; ``errors`` point into the body; ``extra`` holds further members of
-    the problem document; ``headers`` go with the answer.
+    ``detail`` explains this occurrence to a person; ``errors`` say where the request is wrong, which every 422 does and
+    nothing else; ``extra`` holds further members of the problem document; ``headers`` go with the answer. Raises
+    ``TypeError`` for a 422 without ``errors``.
     """
 
     def __init__(
@@ -91,6 +96,8 @@ class Problem(Exception):
         extra: Mapping[str, object] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        if bool(errors) != (code.status == INVALID_REQUEST.status):
+            raise TypeError(f"{code.name}: a 422 says where the request is wrong, and nothing else does")
         super().__init__(f"{code.name}: {detail}")
         self.kind = code
         self.detail = detail

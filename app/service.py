@@ -301,7 +301,7 @@ class Service:
         add_document_routes(api, lambda: self.api_document)
 
         add_health_routes(api, self.faults)
-        add_problem_handlers(api)
+        add_problem_handlers(api, known)
         check_declared(api.routes)
         return api
 
@@ -434,6 +434,7 @@ def _issuer_terms(settings: Settings) -> IssuerTerms | None:
         user_claim=settings.user_token_claim,
         secret=settings.user_token_secret,
         jwks_url=settings.user_token_jwks_url,
+        max_ttl=settings.user_token_max_ttl_s,
     )
 
 

@@ -37,7 +37,7 @@ OWN_ISSUER: Final = "talktime"
 """The ``iss`` of the user tokens that we issue."""
 
 MIN_SHARED_SECRET_LENGTH: Final = 32
-"""An HMAC's key must be no shorter than its hash (RFC 7518, 3.2)."""
+"""The key of HS256 must be no shorter than its hash (RFC 7518, 3.2), and as many bits will do for HS384 and HS512."""
 
 _LOOPBACK: Final = {"localhost", "127.0.0.1", "::1"}
 
@@ -188,6 +188,7 @@ class Settings(BaseSettings):
     user_token_jwks_url: Annotated[str | None, AfterValidator(_secure_address)] = None
     user_token_audience: Annotated[str | None, Field(min_length=1)] = None
     user_token_claim: Annotated[str, Field(min_length=1)] = "sub"  # noqa: S105 - the claim's name
+    user_token_max_ttl_s: PositiveSeconds = _s(86400)
 
     max_session_s: PositiveSeconds = _s(3600)
     min_session_s: PositiveSeconds = _s(30)

@@ -118,12 +118,15 @@ def show_findings(console: Console, findings: list[dict[str, Any]]) -> None:
     if not findings:
         console.print("Everything that was checked adds up.")
         return
-    table = Table("check", title=f"{len(findings)} findings")
-    for name in ("account", "row", "what is wrong"):
-        table.add_column(name, overflow="fold")  # an id that is cut short finds nothing
+    _print(console, f"{len(findings)} findings")
     for finding in findings:
-        table.add_row(finding["check"], finding["account_id"], finding["row"], finding["detail"])
-    console.print(table, markup=False)
+        told = f"{finding['check']}: {finding['detail']}\n  account {finding['account_id']}\n  row {finding['row']}"
+        _print(console, told)
+
+
+def _print(console: Console, text: str) -> None:
+    """Print ``text`` as it is, in lines as long as they are: what is copied out of it is whole."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def show_replay(console: Console, charges: list[dict[str, Any]]) -> None:
@@ -153,7 +156,8 @@ def show_replays(console: Console, document: dict[str, Any]) -> None:
 def _show_differences(console: Console, charges: list[dict[str, Any]]) -> None:
     for charge in charges:
         if charge["differences"]:
-            table = Table(title=Text(f"{charge['session_id']}, version {charge['version']}"), title_justify="left")
+            _print(console, f"{charge['session_id']}, version {charge['version']}")
+            table = Table()
             for name in ("what", "stored", "made again"):
                 table.add_column(name, overflow="fold")  # a digest that is cut short says nothing
             for item in charge["differences"]:
@@ -180,21 +184,22 @@ def show_grant(console: Console, document: dict[str, Any], *, new: bool) -> None
     what = f"{document['amount']} {document['kind']} credits for {document['user_id']}"
     when = "" if document["state"] == "active" else f", effective {document['effective_at']}"
     told = "Granted" if new else "Granted before, by the same reference"
-    console.print(f"{told}: {what}{when}.\n{document['id']}", markup=False, highlight=False, soft_wrap=True)
+    _print(console, f"{told}: {what}{when}.\n{document['id']}")
 
 
 def show_key(console: Console, document: dict[str, Any]) -> None:
     """Print what a key may do and until when."""
     until = _end_of(document) or "never expires"
     told = f"{document['name']}: {', '.join(document['scopes'])}; {until}.\n{document['id']}"
-    console.print(told, markup=False, highlight=False, soft_wrap=True)
+    _print(console, told)
 
 
 def show_keys(console: Console, document: dict[str, Any]) -> None:
     """Print a page of keys, and how to see more."""
     table = Table()
-    for name in ("Key", "Name", "Scopes", "Made at", "Last used at", "Ends"):
-        table.add_column(name, overflow="fold")  # an id that is cut short finds nothing
+    table.add_column("Key", no_wrap=True)  # an id in pieces cannot be given to another command
+    for name in ("Name", "Scopes", "Made at", "Last used at", "Ends"):
+        table.add_column(name, overflow="fold")
     for key in document["data"]:
         used = key["last_used_at"]
         table.add_row(
@@ -208,7 +213,7 @@ def show_keys(console: Console, document: dict[str, Any]) -> None:
     console.print(table, markup=False)
     if document["next_cursor"] is not None:
         told = f"There are older keys: --limit shows more of them, --cursor {document['next_cursor']} the next."
-        console.print(told, markup=False, highlight=False, soft_wrap=True)
+        _print(console, told)
 
 
 def _end_of(key: dict[str, Any]) -> str | None:
@@ -253,12 +258,12 @@ TOLD_OF_ENTRIES: Final[dict[str, JustifyMethod]] = {
 
 
 def show_statement(console: Console, document: dict[str, Any]) -> None:
-    """Print a page of a statement, and whether there is more."""
+    """Print a page of a statement, what its entries are about, and whether there is more."""
     table = Table()
     for name, justify in TOLD_OF_ENTRIES.items():
-        table.add_column(name, justify=justify, overflow="fold")  # what is cut short is another amount, or no id
+        table.add_column(name, justify=justify, overflow="fold")  # what is cut short is another amount
     for entry in document["data"]:
-        about = [entry[name] for name in ("session_id", "grant_id", "reason", "reference") if entry[name] is not None]
+        about = [entry[name] for name in ("reason", "reference") if entry[name] is not None]
         table.add_row(
             str(entry["seq"]),
             entry["created_at"][:19] + "Z",
@@ -268,6 +273,10 @@ def show_statement(console: Console, document: dict[str, Any]) -> None:
             "\n".join(about),
         )
     console.print(table, markup=False)
+    for entry in document["data"]:
+        for name in ("session_id", "grant_id"):
+            if entry[name] is not None:
+                _print(console, f"No. {entry['seq']}: {entry[name]}")
     if document["next_cursor"] is not None:
         console.print("There are older entries: --limit shows more of them, --csv all.")
 

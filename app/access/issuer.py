@@ -29,6 +29,10 @@ LEEWAY: Final = Micros(30 * US_PER_S)
 """The issuer's clock may be off by so much."""
 
 SHARED: Final = ("HS256", "HS384", "HS512")
+SHARED_KEY: Final = 64
+"""Bytes that the library wants of the longest of these. HMAC itself fills a shorter secret up with zeros (RFC 2104, 2),
+so that one filled up here makes the same signatures; how short it may be, the settings say."""
+
 SIGNED: Final = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
 
 REFRESH_AFTER: Final = Micros(3600 * US_PER_S)
@@ -47,13 +51,17 @@ MAX_KEYS: Final = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IssuerTerms:
-    """Whose tokens are taken, and how they are checked: by one of ``secret`` and ``jwks_url``."""
+    """Whose tokens are taken, and how they are checked: by one of ``secret`` and ``jwks_url``.
+
+    ``max_ttl``: no token is taken that lasts longer, from its ``iat`` or from now.
+    """
 
     issuer: str
     audience: str | None
     user_claim: str
     secret: SecretStr | None
     jwks_url: str | None
+    max_ttl: Micros
 
 
 class Issuer:
@@ -76,12 +84,13 @@ class Issuer:
         named = audience if isinstance(audience, list) else [audience]
         if self._terms.audience is not None and self._terms.audience not in named:
             raise not_valid("this token was made for something else")
-        return valid_user(claims, self._terms.user_claim, self._clock.now(), LEEWAY)
+        return valid_user(claims, self._terms.user_claim, self._clock.now(), LEEWAY, self._terms.max_ttl)
 
     async def _signed(self, token: str, header: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
             if self._terms.secret is not None:
-                return dict(jwt.decode(token, self._terms.secret.get_secret_value(), list(SHARED), UNCHECKED))
+                secret = self._terms.secret.get_secret_value().encode().ljust(SHARED_KEY, b"\0")
+                return dict(jwt.decode(token, secret, list(SHARED), UNCHECKED))
             if self._keys is None:
                 raise not_valid("this token's signature is not right")
             key = await self._keys.find(header.get("kid"), header.get("alg"))

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import jwt
 
-from app.core.units import US_PER_S, Instant, InvalidQuantity, Micros
+from app.core.units import US_PER_S, Instant, InvalidQuantity, Micros, seconds
 from app.documents import printable
 from app.http.access import not_valid
 from app.keys import KeyRing
@@ -79,10 +79,13 @@ class UserTokens:
         return valid_user(claims, "sub", now, Micros(0))
 
 
-def valid_user(claims: Mapping[str, Any], name: str, now: Instant, leeway: Micros) -> str:
+def valid_user(
+    claims: Mapping[str, Any], name: str, now: Instant, leeway: Micros, max_ttl: Micros | None = None
+) -> str:
     """The user in the claim ``name`` of a token whose signature is right.
 
-    Raises a :class:`~app.errors.Problem`, 401, if it has no ``exp`` or has expired, is not valid yet, or names nobody.
+    Raises a :class:`~app.errors.Problem`, 401, if it has no ``exp`` or has expired, is not valid yet, lasts longer than
+    ``max_ttl`` from its ``iat`` or from now, or names nobody.
     """
     expires = _second(claims, "exp")
     if expires is None:
@@ -93,6 +96,9 @@ def valid_user(claims: Mapping[str, Any], name: str, now: Instant, leeway: Micro
         begins = _second(claims, start)
         if begins is not None and now + leeway + US_PER_S < begins:  # it may have been rounded up
             raise not_valid("this token is not valid yet")
+    issued = _second(claims, "iat")
+    if max_ttl is not None and expires - min(now, now if issued is None else issued) > max_ttl + leeway:
+        raise not_valid(f"this token lasts too long: at most {seconds(max_ttl)} seconds are taken")
     user_id = claims.get(name)
     try:
         return printable(user_id if isinstance(user_id, str) else "")

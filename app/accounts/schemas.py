@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from app.accounts.statements import CSV_HEADER
 from app.core.alerts import Level
 from app.core.entries import EntryKind
 from app.core.ledger import GrantKind, GrantState
@@ -13,13 +14,13 @@ from app.errors import (
     REFERENCE_CONFLICT,
 )
 from app.http.schemas import (
-    CSV,
     PAGED,
     USER_ID,
     Described,
     Operation,
     amount,
     any_object,
+    csv_of,
     duration,
     flag,
     instant,
@@ -74,6 +75,19 @@ _ENTRY: Final = record(
         "created_at": instant("When it was posted."),
         "funding": listed(_FUNDING, "Which grants paid it."),
     }
+)
+_STATEMENT: Final = csv_of(
+    CSV_HEADER,
+    {
+        "id": f"ent_{'0' * 52}",
+        "seq": "2",
+        "kind": EntryKind.CHARGE.value,
+        "amount": "-21.571",
+        "balance_after": "78.429",
+        "session_id": f"ses_{'0' * 52}",
+        "hash": "45df" * 16,
+        "created_at": "2026-01-31T12:00:00.500000Z",
+    },
 )
 _EXPIRING: Final = record({"amount": amount("What nothing holds of it."), "at": instant("When it expires.")})
 _BALANCE: Final = record(
@@ -142,7 +156,7 @@ ACCOUNTS: Final = Described(
         ),
         "GET /v1/users/{user_id}/entries": Operation(
             description="The statement, newest first. As CSV all of it comes, without pages.",
-            answers={200: replies("A page of entries.", ref("EntryPage"), csv=CSV)},
+            answers={200: replies("A page of entries.", ref("EntryPage"), csv=_STATEMENT)},
             problems=(NOT_FOUND,),
             parameters={
                 **_USER_ID,

@@ -3,7 +3,7 @@
 from typing import Final
 
 from app.finance.documents import CSV_HEADER
-from app.http.schemas import CSV, Described, Operation, amount, instant, listed, or_null, record, ref, replies, text
+from app.http.schemas import Described, Operation, amount, csv_of, instant, listed, or_null, record, ref, replies, text
 
 _ROW: Final = record(
     {
@@ -15,6 +15,8 @@ _ROW: Final = record(
         },
     }
 )
+
+_CSV: Final = csv_of(CSV_HEADER, {name: "paid" if name == "kind" else "0" for name in CSV_HEADER})
 
 FINANCE: Final = Described(
     schemas={
@@ -31,7 +33,7 @@ FINANCE: Final = Described(
     operations={
         "GET /v1/finance/roll-forward": Operation(
             description="How a period's credits came and went, by kind of grant. Reads the whole ledger.",
-            answers={200: replies("The roll-forward.", ref("RollForward"), csv=CSV)},
+            answers={200: replies("The roll-forward.", ref("RollForward"), csv=_CSV)},
             parameters={"after": instant("From then on."), "before": instant("Up to then, exclusive.")},
         ),
     },

@@ -33,7 +33,7 @@ from app.errors import (
 )
 from app.heartbeats.binding import Bindings, SecurityEvent, UnknownSession
 from app.heartbeats.writer import QueueFull, Tick, TickWriter
-from app.http.answers import problem_response
+from app.http.answers import internal_problem, problem_response
 from app.http.front import WRONG_CLOCK
 from app.http.headers import RawHeaders
 from app.http.rate_limits import Meter, too_many
@@ -52,8 +52,6 @@ MAX_BOUND_CACHE: Final = 200_000
 
 PROBLEMS: Final = (SESSION_MISMATCH, BODY_TOO_LARGE, INVALID_REQUEST, RATE_LIMITED, BUSY, UNAVAILABLE, INTERNAL)
 """What a heartbeat with a valid token may be answered, besides 204."""
-
-_OF_NO_CONTENT: Final = frozenset({b"cache-control", b"x-content-type-options", b"strict-transport-security"})
 
 
 class HeartbeatEndpoint:
@@ -83,11 +81,7 @@ class HeartbeatEndpoint:
         self._meter = meter
         self._clock_agrees = clock_agrees
         self._headers = list(headers)
-        # Each header costs the server time, and an empty answer to a program needs those alone that caches heed.
-        self._empty = {
-            204: [header for header in headers if header[0] in _OF_NO_CONTENT],
-            404: [(b"content-length", b"0"), *headers],
-        }
+        self._empty = {204: self._headers, 404: [(b"content-length", b"0"), *headers]}
         self._bound: OrderedDict[AccountThing, str] = OrderedDict()
         self._first_user: OrderedDict[str, UUID] = OrderedDict()
         """Whose session was the first one here that is bound to the provider's id."""
@@ -108,9 +102,8 @@ class HeartbeatEndpoint:
             await self._answer(Problem(UNAVAILABLE, "the heartbeat was not stored"), scope, receive, send)
         except QueueFull:
             await self._answer(Problem(BUSY, "too many heartbeats are waiting"), scope, receive, send)
-        except Exception:
-            log.exception("heartbeat.broke")
-            await self._answer(Problem(INTERNAL, "the heartbeat was not stored"), scope, receive, send)
+        except Exception as error:  # noqa: BLE001 - it is logged where the answer is made
+            await self._answer(internal_problem(error), scope, receive, send)
         else:
             await self._answer_empty(send, 204)
 
@@ -181,9 +174,11 @@ async def _body(receive: Receive) -> bytes:
 def _read(body: bytes) -> tuple[str, str | None]:
     """The provider's session id and all other fields as JSON text, digit for digit; 422 if it is no heartbeat."""
     try:
-        document = loads(body.decode("utf-8"), strict=True)
-    except (InvalidJson, UnicodeDecodeError):
-        raise invalid("", "is not valid JSON") from None
+        document = loads(body.decode("utf-8"), unique_names=True, strict=True)
+    except InvalidJson as error:
+        raise invalid("", str(error)) from None
+    except UnicodeDecodeError:
+        raise invalid("", "not UTF-8") from None
     if not isinstance(document, dict):
         raise invalid("", "must be a JSON object")
     provider_id: Any = document.pop("session_id", None)

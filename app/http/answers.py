@@ -5,9 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import msgspec
+import structlog
 from starlette.responses import Response
 
-from app.errors import Problem
+from app.core.account import BrokenLedger
+from app.errors import INTERNAL, Problem
+from app.logs import current_request
+
+log = structlog.get_logger(__name__)
 
 _encoder: Final = msgspec.json.Encoder(decimal_format="number")
 
@@ -58,6 +63,16 @@ def problem_document(problem: Problem) -> dict[str, Any]:
     if problem.errors:
         document["errors"] = [{"pointer": error.pointer, "detail": error.detail} for error in problem.errors]
     return document | problem.extra
+
+
+def internal_problem(error: Exception) -> Problem:
+    """The answer to a request that met a fault of ours. What it was stands in the log, under the request's id."""
+    if isinstance(error, BrokenLedger):
+        log.error("ledger.broken", detail="the ledger contradicts itself: run talktime verify", exc_info=error)
+    else:
+        log.error("request.broke", exc_info=error)
+    extra = {"request_id": current_request.get()}
+    return Problem(INTERNAL, "a fault of ours: it is in the log under this request's id", extra=extra)
 
 
 def problem_response(problem: Problem) -> Response:

@@ -21,11 +21,15 @@ from app.errors import (
     IDEMPOTENCY_CONFLICT,
     IDEMPOTENCY_EXPIRED,
     IDEMPOTENCY_IN_FLIGHT,
+    INSUFFICIENT_CREDITS,
     INTERNAL,
     INVALID_JSON,
     INVALID_REQUEST,
     MALFORMED_REQUEST,
     NOT_FOUND,
+    PERSONA_NOT_ACCEPTED,
+    PROVIDER_REFUSED,
+    PROVIDER_UNCONFIRMED,
     RATE_LIMITED,
     REQUEST_TIMEOUT,
     UNAUTHORIZED,
@@ -77,7 +81,7 @@ _TAGS: Final = {
 }
 
 _CONNECTION: Final = (MALFORMED_REQUEST, REQUEST_TIMEOUT, ADDRESS_TOO_LONG, HEADERS_TOO_LARGE)
-"""What is refused before the request reaches the application."""
+"""What is refused before it is known which call is meant."""
 
 _ALWAYS: Final = (*_CONNECTION, INVALID_REQUEST, INTERNAL)
 _WITH_KEY: Final = (UNAUTHORIZED, FORBIDDEN, RATE_LIMITED, UNAVAILABLE)
@@ -115,6 +119,14 @@ _MEMBERS: Final[Mapping[str, Mapping[str, Schema]]] = {
 _MAY_LACK: Final = {"provider-refused": tuple(_OF_THE_PROVIDER), "forbidden": ("required_scope",)}
 """A session that failed for another reason than the provider's refusal has none of these; a user token that asks for
 another user lacks no scope."""
+
+_GIVEN_AGAIN: Final = frozenset(
+    {INVALID_REQUEST, INSUFFICIENT_CREDITS, PERSONA_NOT_ACCEPTED, PROVIDER_REFUSED, PROVIDER_UNCONFIRMED}
+)
+"""What the same request with the same key is told again, marked as such."""
+
+_BEFORE_A_CALLER_IS_KNOWN: Final = frozenset({*_CONNECTION, UNAUTHORIZED})
+"""What says nothing of a caller's limits."""
 
 _SOMETIMES_RETRYABLE: Final = frozenset({"end-refused", "provider-refused"})
 
@@ -305,10 +317,7 @@ def _reply(reply: Reply, described: Operation, schemas: Mapping[str, Schema]) ->
             name: {"operationId": name, "parameters": dict(parameters)} for name, parameters in reply.links.items()
         }
     if reply.content:
-        made["content"] = {
-            kind: _with_example(schema, schemas) if kind == JSON else {"schema": schema}
-            for kind, schema in reply.content.items()
-        }
+        made["content"] = {kind: _with_example(schema, schemas) for kind, schema in reply.content.items()}
     return made
 
 
@@ -358,22 +367,23 @@ def _problem_schema(code: Code) -> Schema:
     members = _MEMBERS.get(code.name, {})
     error = record(
         {
-            "pointer": text("/amount", "A JSON pointer into the body, or the name of a parameter behind a slash."),
+            "pointer": text(
+                "/amount", "A JSON pointer into the body, or a parameter's or header's name behind a slash."
+            ),
             "detail": text("must be more than 0"),
         }
     )
-    optional = ["request_id", *_MAY_LACK.get(code.name, ())]
     properties: dict[str, Schema] = {
         "type": {"type": "string", "const": PROBLEM_TYPES + code.name},
         "title": {"type": "string", "const": code.title},
         "status": {"type": "integer", "const": code.status},
         "detail": text("what is wrong, for people"),
-        "request_id": text("req_0gxajfv4rwp28nnhtwyrtcpeqc", "As in `X-Request-Id`."),
     }
+    if code is INTERNAL:
+        properties["request_id"] = text("req_0gxajfv4rwp28nnhtwyrtcpeqc", "As in `X-Request-Id`.")
     if code.status == INVALID_REQUEST.status:
-        properties["errors"] = listed(error, "What is wrong, and where.")
-        optional.append("errors")
-    return record({**properties, **members}, optional=optional, description=code.title + ".")
+        properties["errors"] = listed(error, "What is wrong, and where.") | {"minItems": 1}
+    return record({**properties, **members}, optional=_MAY_LACK.get(code.name, ()), description=code.title + ".")
 
 
 def _problems(codes: Iterable[Code], described: Operation) -> dict[str, Any]:
@@ -381,10 +391,11 @@ def _problems(codes: Iterable[Code], described: Operation) -> dict[str, Any]:
     for status, group in groupby(sorted(codes, key=lambda code: (code.status, code.name)), lambda code: code.status):
         found = list(group)
         refs = [ref(_problem_name(code)) for code in found]
-        headers: dict[str, Schema] = dict(_REPLAYED) if described.idempotent else {}
+        given_again = described.idempotent and not _GIVEN_AGAIN.isdisjoint(found)
+        headers: dict[str, Schema] = dict(_REPLAYED) if given_again else {}
         if any(code.retryable or code.name in _SOMETIMES_RETRYABLE for code in found):
             headers["Retry-After"] = _RETRY_AFTER
-        if not described.open and not set(found) <= set(_CONNECTION):
+        if not described.open and not _BEFORE_A_CALLER_IS_KNOWN.issuperset(found):
             headers |= _RATE_HEADERS
         required = ("Retry-After",) if all(code.retryable for code in found) else ()
         made[str(status)] = {

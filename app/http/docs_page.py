@@ -33,6 +33,7 @@ PAGE_POLICY: Final = (
 """The page's Content-Security-Policy: this one style, and nothing else at all."""
 
 
+_SHOWN: Final = {"type": "string", "examples": ['<!doctype html><html lang="en">…</html>']}
 DOCUMENT: Final = Described(
     operations={
         "GET /openapi.json": Operation(
@@ -46,7 +47,7 @@ DOCUMENT: Final = Described(
             summary="This document for people",
             tags=("service",),
             description="A page without scripts, made of this document.",
-            answers={200: Reply(description="The page.", content={"text/html": {"type": "string"}})},
+            answers={200: Reply(description="The page.", content={"text/html": _SHOWN})},
             open=True,
         ),
     }
@@ -178,7 +179,8 @@ def _link(schema: Mapping[str, Any]) -> str:
 
 
 def _example(example: Any) -> str:
-    return f"<pre>{escape(json.dumps(example, indent=2, ensure_ascii=False))}</pre>"
+    shown = example if isinstance(example, str) else json.dumps(example, indent=2, ensure_ascii=False)
+    return f"<pre>{escape(shown)}</pre>"
 
 
 def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:

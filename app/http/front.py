@@ -7,9 +7,12 @@ from urllib.parse import quote, unquote_to_bytes
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from app.errors import INVALID_REQUEST, UNAVAILABLE, Problem
+from app.errors import ADDRESS_TOO_LONG, INVALID_REQUEST, UNAVAILABLE, FieldError, Problem
 from app.http.answers import problem_response
 from app.http.headers import CrossOrigin, RawHeaders, WithHeaders
+
+MAX_ADDRESS: Final = 8 * 1024
+"""Bytes of path and query, with the question mark between them."""
 
 READS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 WRONG_CLOCK: Final = "our clock and the database's disagree; nothing was stored, try again"
@@ -51,12 +54,18 @@ class Front:
     async def _call_api(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._api(scope, receive, send)
+        elif len(scope.get("raw_path", b"")) + len(scope.get("query_string", b"")) > MAX_ADDRESS:
+            await problem_response(address_too_long())(scope, receive, send)
         elif scope["method"] not in READS and not self._clock_agrees():
             await problem_response(Problem(UNAVAILABLE, WRONG_CLOCK))(scope, receive, send)
         elif (fault := _address_fault(scope)) is not None:
-            await problem_response(Problem(INVALID_REQUEST, fault))(scope, receive, send)
+            await problem_response(Problem(INVALID_REQUEST, fault.detail, errors=[fault]))(scope, receive, send)
         else:
             await self._api(_segmented(scope), receive, send)
+
+
+def address_too_long() -> Problem:
+    return Problem(ADDRESS_TOO_LONG, f"at most {MAX_ADDRESS} bytes are taken", headers={"Connection": "close"})
 
 
 def _segmented(scope: Scope) -> Scope:
@@ -67,14 +76,15 @@ def _segmented(scope: Scope) -> Scope:
     return {**scope, "path": "/".join(quote(unquote_to_bytes(part), safe="") for part in raw_path.split(b"/"))}
 
 
-def _address_fault(scope: Scope) -> str | None:
+def _address_fault(scope: Scope) -> FieldError | None:
     """Why an address is not to be taken as the server decoded it: many user ids would become one; null if it may be."""
-    path, query = scope.get("raw_path", b""), scope.get("query_string", b"")
-    if _BROKEN_ENCODING.search(path) or _BROKEN_ENCODING.search(query):
-        return "a % in the address is not followed by two hexadecimal digits"
-    try:
-        unquote_to_bytes(query).decode("utf-8")
-        decoded = unquote_to_bytes(path).decode("utf-8")
-    except UnicodeDecodeError:
-        return "the address is not UTF-8, percent-encoded"
-    return "the path holds a control character" if _CONTROL.search(decoded) else None
+    for part, raw in (("path", scope.get("raw_path", b"")), ("query", scope.get("query_string", b""))):
+        if _BROKEN_ENCODING.search(raw):
+            return FieldError(f"/{part}", f"a % in the {part} is not followed by two hexadecimal digits")
+        try:
+            decoded = unquote_to_bytes(raw).decode("utf-8")
+        except UnicodeDecodeError:
+            return FieldError(f"/{part}", f"the {part} is not UTF-8, percent-encoded")
+        if part == "path" and _CONTROL.search(decoded):
+            return FieldError("/path", "the path holds a control character")
+    return None

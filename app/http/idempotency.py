@@ -24,7 +24,7 @@ from app.core.units import US_PER_DAY, US_PER_S, Instant, Micros
 from app.db.database import LOCK_TIMEOUT_MS, POOL_TIMEOUT_S, Database, DatabaseUnavailable, Transaction
 from app.db.tables import idempotency
 from app.documents import AnyDocument, decode, validate
-from app.errors import IDEMPOTENCY_CONFLICT, IDEMPOTENCY_EXPIRED, IDEMPOTENCY_IN_FLIGHT, Problem, invalid
+from app.errors import IDEMPOTENCY_CONFLICT, IDEMPOTENCY_EXPIRED, IDEMPOTENCY_IN_FLIGHT, FieldError, Problem, invalid
 from app.http.answers import Answer, encode, problem_document
 from app.http.bodies import read_bounded
 from app.http.sealing import Sealing, seal, unseal
@@ -158,7 +158,8 @@ async def claimed(transaction: Transaction, account_id: UUID, key: IdempotencyKe
         )
     ).one_or_none()
     if row is not None and row._mapping["request_hash"] != key.request_hash:
-        raise Problem(IDEMPOTENCY_CONFLICT, "use a new Idempotency-Key for a new request")
+        errors = [FieldError("/Idempotency-Key", "was used for another request")]
+        raise Problem(IDEMPOTENCY_CONFLICT, "use a new Idempotency-Key for a new request", errors=errors)
     return row
 
 

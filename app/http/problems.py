@@ -1,5 +1,6 @@
 """Every error as a problem document: what the framework refuses, what breaks, and what we raise."""
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
@@ -15,7 +16,6 @@ from app.core.account import BrokenLedger
 from app.db.database import DatabaseUnavailable, DatabaseUnfit
 from app.documents import MAX_ERRORS, pointer_to
 from app.errors import (
-    INTERNAL,
     INVALID_REQUEST,
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
@@ -24,27 +24,39 @@ from app.errors import (
     FieldError,
     Problem,
 )
-from app.http.answers import problem_response
-from app.logs import current_request
+from app.http.answers import internal_problem, problem_response
 
 log = structlog.get_logger(__name__)
 
 _HTTP_PROBLEMS: Final[dict[int, Code]] = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}
 
 
-def add_problem_handlers(api: FastAPI) -> None:
-    """Have ``api`` answer all that is raised, and what it refuses itself, with a problem document."""
+CLOSED: Final = ("/v1/", "/api/")
+"""Where nothing is told, not even what there is not, to those without valid credentials."""
+
+
+def add_problem_handlers(api: FastAPI, known: Callable[[Request], Awaitable[None]]) -> None:
+    """Have ``api`` answer all that is raised, and what it refuses itself, with a problem document.
+
+    ``known`` raises what a request without valid credentials is answered: no route, and so no dependency of one, has
+    looked at a request for an address or method that is not there.
+    """
 
     async def problem(_request: Request, error: Exception) -> Response:
         return problem_response(error) if isinstance(error, Problem) else _internal(error)
 
     async def http_error(request: Request, error: Exception) -> Response:
-        if not isinstance(error, HTTPException):
-            return _internal(error)
-        code = _HTTP_PROBLEMS.get(error.status_code)
+        code = _HTTP_PROBLEMS.get(error.status_code) if isinstance(error, HTTPException) else None
         if code is None:
             return _internal(error)
-        headers = dict(error.headers or {})
+        if request.scope["path"].startswith(CLOSED):
+            try:
+                await known(request)
+            except Problem as stranger:
+                return problem_response(stranger)
+            except DatabaseUnavailable as gone:
+                return _unavailable(gone)
+        headers = {}
         if code is METHOD_NOT_ALLOWED:
             headers["Allow"] = ", ".join(sorted(_methods(api, request.scope)))
         return problem_response(Problem(code, code.title, headers=headers))
@@ -56,15 +68,7 @@ def add_problem_handlers(api: FastAPI) -> None:
         return problem_response(Problem(INVALID_REQUEST, "a parameter is not as it must be", errors=errors))
 
     async def unavailable(_request: Request, error: Exception) -> Response:
-        if isinstance(error, DatabaseUnfit):
-            log.error("request.database_unfit", why=str(error))
-        else:
-            log.warning("request.database_unavailable", why=str(error))
-        return problem_response(Problem(UNAVAILABLE, "nothing may have been changed; try again with the same key"))
-
-    async def contradiction(_request: Request, error: Exception) -> Response:
-        log.error("ledger.broken", exc_info=error)
-        return problem_response(Problem(INTERNAL, "the ledger contradicts itself: run talktime verify"))
+        return _unavailable(error)
 
     async def broken(_request: Request, error: Exception) -> Response:
         return _internal(error)
@@ -73,7 +77,7 @@ def add_problem_handlers(api: FastAPI) -> None:
     api.add_exception_handler(HTTPException, http_error)
     api.add_exception_handler(RequestValidationError, invalid_parameters)
     api.add_exception_handler(DatabaseUnavailable, unavailable)
-    api.add_exception_handler(BrokenLedger, contradiction)
+    api.add_exception_handler(BrokenLedger, broken)  # of its own, or the server would tell it a second time
     api.add_exception_handler(Exception, broken)
 
 
@@ -86,7 +90,13 @@ def _methods(api: FastAPI, scope: Scope) -> set[str]:
     }
 
 
+def _unavailable(error: Exception) -> Response:
+    if isinstance(error, DatabaseUnfit):
+        log.error("request.database_unfit", why=str(error))
+    else:
+        log.warning("request.database_unavailable", why=str(error))
+    return problem_response(Problem(UNAVAILABLE, "nothing may have been changed; try again with the same key"))
+
+
 def _internal(error: Exception) -> Response:
-    log.error("request.broke", exc_info=error)
-    extra = {"request_id": current_request.get()}
-    return problem_response(Problem(INTERNAL, "the fault is logged; nothing was changed by this request", extra=extra))
+    return problem_response(internal_problem(error))

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from app.documents import NO_CONTROLS
 from app.errors import Code
+from app.http.csv_answers import csv_lines
 
 Schema = dict[str, Any]
 
@@ -128,7 +129,11 @@ def replies(description: str, schema: Schema, **other: Schema) -> Reply:
 
 _OTHER_FORMS: Final = {"csv": "text/csv", "svg": "image/svg+xml"}
 
-CSV: Final[Schema] = {"type": "string", "description": "RFC 4180, UTF-8, with a header line."}
+
+def csv_of(header: Sequence[str], row: Mapping[str, str]) -> Schema:
+    """A table as CSV, shown by one row; what the row does not have is empty."""
+    example = csv_lines([header, [row.get(name) for name in header]])
+    return {"type": "string", "description": "RFC 4180, UTF-8, with a header line.", "examples": [example]}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

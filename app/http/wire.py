@@ -14,16 +14,19 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from app.errors import ADDRESS_TOO_LONG, HEADERS_TOO_LARGE, MALFORMED_REQUEST, REQUEST_TIMEOUT, Problem
+from app.errors import HEADERS_TOO_LARGE, MALFORMED_REQUEST, REQUEST_TIMEOUT, Problem
 from app.http.answers import encode, problem_document
+from app.http.front import MAX_ADDRESS, address_too_long
 from app.http.headers import RawHeaders
-
-MAX_ADDRESS: Final = 8 * 1024
-"""Bytes of path and query."""
 
 MAX_HEADERS: Final = 100
 MAX_HEAD: Final = 32 * 1024
 """Bytes of the request line and all headers. What came with them in one read is let pass: at most 256 KiB."""
+
+
+_TOO_LONG: Final = b"/" + b"x" * MAX_ADDRESS
+"""Stands for every address that is too long, of which nothing is kept. The application refuses it, once the headers
+have told from which origin it comes, so that a page can read why."""
 
 
 class _Refused(Exception):
@@ -70,7 +73,10 @@ class _Bounded(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._kept > MAX_HEAD:
             # The parser keeps a header, or a trailer after a body, that does not end.
-            self._refuse(Problem(HEADERS_TOO_LARGE, f"at most {MAX_HEAD} bytes of headers are taken"))
+            if self._in_head and self._in_request and self.url is _TOO_LONG:
+                self._refuse(address_too_long())
+            else:
+                self._refuse(Problem(HEADERS_TOO_LARGE, f"at most {MAX_HEAD} bytes of headers are taken"))
             return
         self._kept += len(data)
         super().data_received(data)
@@ -87,10 +93,11 @@ class _Bounded(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
+        if self.url is _TOO_LONG:
+            return
         super().on_url(url)
         if len(self.url) > MAX_ADDRESS:
-            self._why = Problem(ADDRESS_TOO_LONG, f"at most {MAX_ADDRESS} bytes are taken")
-            raise _Refused
+            self.url = _TOO_LONG
 
     def on_header(self, name: bytes, value: bytes) -> None:
         super().on_header(name, value)

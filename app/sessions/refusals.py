@@ -8,7 +8,7 @@ from sqlalchemy import select
 from app.core.units import US_PER_S
 from app.db.database import Transaction
 from app.db.tables import session_steps
-from app.errors import PERSONA_NOT_ACCEPTED, PROVIDER_REFUSED, Problem
+from app.errors import PERSONA_NOT_ACCEPTED, PROVIDER_REFUSED, FieldError, Problem
 from app.gabber import Refused
 from app.sessions.records import Session
 
@@ -38,9 +38,13 @@ def refusal_problem(session: Session, refused: Refused) -> Problem:
     ``Retry-After`` if the provider said when it takes starts again: another start, with another key, may do then.
     """
     wait = refused.retry_after
+    why = refused.message or refused.code
+    not_accepted = (refused.status, refused.code) == INVALID_INPUT
     return Problem(
-        PERSONA_NOT_ACCEPTED if (refused.status, refused.code) == INVALID_INPUT else PROVIDER_REFUSED,
-        refused.message or refused.code,
+        PERSONA_NOT_ACCEPTED if not_accepted else PROVIDER_REFUSED,
+        why,
+        # Which of the two it is, the provider does not say.
+        errors=[FieldError("/persona", why), FieldError("/scenario", why)] if not_accepted else (),
         extra={
             "session_id": session.public_id,
             "provider_status": refused.status,

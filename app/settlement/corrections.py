@@ -113,7 +113,7 @@ async def refund(transaction: Transaction, key: AccountThing, asked: RefundDocum
         session_id=session.id,
     )
     goodwill = _give_back(book, amount, why, by)
-    _tell(book, session, by, "session.refund", asked.reason, amount)
+    _tell_refund(book, session, by, asked.reason, left, amount)
     posted = await _posted(transaction, book, session, await book.close())
     return {
         "session_id": session.public_id,
@@ -292,7 +292,17 @@ async def _post(
         version=rating.earlier[-1].version + 1,
         rate_card_id=rating.rate_card_id,
     )
-    _tell(book, session, by, "session.rerate", reason, MicroCredits(-difference))
+    _tell(
+        book,
+        Audit(
+            actor=by.actor,
+            action="session.rerate",
+            target=session.public_id,
+            before={"charged": format_credits(rating.before)},
+            after={"charged": _told(after.row["amount"]), "given_back": format_credits(MicroCredits(-difference))},
+            reason=reason,
+        ),
+    )
     entry_ids = await book.close()
     await after.store(transaction, entry_ids)
     return entry_ids
@@ -316,8 +326,8 @@ async def decide_review(
         raise Problem(SESSION_NOT_IN_REVIEW, f"the session is {session.state}")
     free = asked.action is ReviewAction.WRITE_OFF
     why = f"{'written off' if free else 'settled'} by an operator: {asked.reason}"
-    before = {"state": session.state.value, "charged": _told(session.charged)}
-    after: dict[str, Any] = {"state": State.SETTLED.value}
+    before = {"state": session.state.value, "charged": _told(session.charged), "written_off": session.written_off}
+    after: dict[str, Any] = {"state": State.SETTLED.value, "charged": _told(session.charged), "written_off": free}
     book.audit(
         Audit(
             actor=by.actor,
@@ -373,7 +383,7 @@ async def _write_off_charged(
             session_id=session.id,
         )
         _give_back(book, left, given_back, by)
-        _tell(book, session, by, "session.refund", reason, left)
+        _tell_refund(book, session, by, reason, left, left)
     await settle_again(transaction, book, session, why, written_off=True)
     await book.close()
 
@@ -435,13 +445,28 @@ def _give_back(book: Book, amount: MicroCredits, why: Correction, by: Correcting
     return give_back(book.account, book.debits, amount, why, now=by.now, goodwill=goodwill)
 
 
-def _tell(book: Book, session: Session, by: Correcting, action: str, reason: str, given_back: MicroCredits) -> None:
-    """The event and the line of the audit log; ``given_back`` under 0: more was charged."""
-    correction = action.rpartition(".")[2]
-    amount = format_credits(given_back)
-    if given_back:
-        told = {"session_id": session.public_id, "correction": correction, "given_back": amount}
-        book.emit(EventType.CHARGE_CORRECTED, told)
-    book.audit(
-        Audit(actor=by.actor, action=action, target=session.public_id, after={"given_back": amount}, reason=reason)
+def _tell_refund(
+    book: Book, session: Session, by: Correcting, reason: str, left: MicroCredits, amount: MicroCredits
+) -> None:
+    """``left``: what of the charge was left before ``amount`` was given back."""
+    _tell(
+        book,
+        Audit(
+            actor=by.actor,
+            action="session.refund",
+            target=session.public_id,
+            before={"left": format_credits(left)},
+            after={"left": format_credits(MicroCredits(left - amount)), "given_back": format_credits(amount)},
+            reason=reason,
+        ),
     )
+
+
+def _tell(book: Book, audit: Audit) -> None:
+    """The line of the audit log, and the event if it gives something back or, under 0, charges more."""
+    given_back = (audit.after or {})["given_back"]
+    if given_back != "0":
+        correction = audit.action.rpartition(".")[2]
+        told = {"session_id": audit.target, "correction": correction, "given_back": given_back}
+        book.emit(EventType.CHARGE_CORRECTED, told)
+    book.audit(audit)

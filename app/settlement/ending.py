@@ -97,7 +97,16 @@ class Endings:
                 book.emit(STEP_EVENTS[State.OVER], {"session_id": session.public_id, "why": why})
             elif session.state is State.LIVE and session.due_at is not None and session.due_at > now:
                 await change_session(transaction, session, due_at=now)
-            book.audit(Audit(actor=actor, action="session.end", target=session.public_id, after=outcome))
+            state = {"state": session.state.value}  # which only evidence changes
+            book.audit(
+                Audit(
+                    actor=actor,
+                    action="session.end",
+                    target=session.public_id,
+                    before=state,
+                    after={**state, **outcome},
+                )
+            )
             await book.close()
             after = await load_session(transaction, session_key)
             if after is None:

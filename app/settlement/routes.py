@@ -89,14 +89,25 @@ def settlement_routes(
     @allowed(Scope.SESSIONS_WRITE, "session.reconcile")
     async def reconcile(session_id: str, request: Request) -> Response:
         key = session_key(session_id)
-        # Who asked is kept by itself: what the pull changes is the work of reconciliation, and may be of no one else.
-        async with database.transaction() as transaction:
-            session = await load_session(transaction, key)
-            if session is None:
-                raise unknown_session()
-            audit = Audit(actor=actor_of(request), action="session.reconcile", target=session.public_id)
-            await record_audits(transaction, ids, session.account_id, [audit], clock.now())
-        outcome = await reconciler.reconcile(key, now_please=True)
+        async with database.reading() as transaction:
+            before = await load_session(transaction, key)
+        if before is None:
+            raise unknown_session()
+        try:
+            outcome = await reconciler.reconcile(key, now_please=True)
+        finally:
+            # Who asked is kept by itself, whatever came of it: what the pull changes is the work of reconciliation,
+            # which does it unasked as well. In between another process may have changed something.
+            async with database.transaction() as transaction:
+                after = await load_session(transaction, key)
+                audit = Audit(
+                    actor=actor_of(request),
+                    action="session.reconcile",
+                    target=before.public_id,
+                    before=_as_it_stood(before),
+                    after=None if after is None else _as_it_stood(after),
+                )
+                await record_audits(transaction, ids, key.account_id, [audit], clock.now())
         if isinstance(outcome, NotNow):
             raise provider_busy(outcome)
         if outcome is Outcome.PULL_FAILED:
@@ -116,6 +127,15 @@ def settlement_routes(
         return (await endings.end(session_key(session_id), key, actor_of(request))).response()
 
     return router
+
+
+def _as_it_stood(session: Session) -> dict[str, Any]:
+    """What reconciliation can change of a session, for the audit log."""
+    return {
+        "state": session.state.value,
+        "accrued": format_credits(session.accrued),
+        "charged": None if session.charged is None else format_credits(session.charged),
+    }
 
 
 async def _heartbeats_page(

@@ -13,12 +13,14 @@ from typing import Any
 import httpx
 import pytest
 
+from app.http.front import MAX_ADDRESS
 from app.http.wire import MAX_HEAD
 from tests.e2e.test_serve import KEY, serving
 from tests.support.postgres import open_folder, scratch_folder
 from tests.support.scripted_provider import provider_host
 
 RECEIVE_S = 2.0
+ORIGIN = "https://app.example"
 MIB = 1 << 20
 
 
@@ -47,7 +49,7 @@ class Server:
 def server() -> Iterator[Server]:
     for folder in open_folder(scratch_folder()):
         with provider_host() as host:
-            limit = {"TALKTIME_RECEIVE_TIMEOUT_S": str(RECEIVE_S)}
+            limit = {"TALKTIME_RECEIVE_TIMEOUT_S": str(RECEIVE_S), "TALKTIME_CORS_ORIGINS": ORIGIN}
             with serving(folder, host.script(), **limit) as (process, url):
                 yield Server(process, int(url.rpartition(":")[2]))
 
@@ -125,6 +127,34 @@ def test_an_endless_header_is_refused(server: Server) -> None:
     assert server.resident() - before <= 5 * MIB
 
 
+def test_an_endless_address_is_refused(server: Server) -> None:
+    with server.connection() as connection:
+        connection.sendall(b"GET /" + b"x" * MAX_HEAD)
+        time.sleep(0.3)
+        connection.sendall(b"x")
+        refused(connection, 414, "address-too-long")
+
+
+def test_an_address_of_just_the_greatest_length_is_taken(server: Server) -> None:
+    with server.connection() as connection:
+        connection.sendall(head("/" + "x" * (MAX_ADDRESS - 1), method="GET"))
+        assert answer(connection)[0] == 404
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 30])
+def test_a_page_of_an_allowed_origin_learns_that_its_address_is_too_long(server: Server, pieces: int) -> None:
+    sent = head("/v1/sessions?user_id=" + "x" * 20_000, f"Origin: {ORIGIN}", method="GET")
+    step = -(-len(sent) // pieces)
+    with server.connection() as connection:
+        for start in range(0, len(sent), step):
+            connection.sendall(sent[start : start + step])
+            time.sleep(0.01)
+        status, headers, document = answer(connection)
+    assert (status, document["type"]) == (414, "/problems/address-too-long")
+    assert headers["access-control-allow-origin"] == ORIGIN
+    assert headers["x-request-id"].startswith("req_")
+
+
 def test_an_endless_trailer_is_refused(server: Server) -> None:
     before = server.resident()
     with server.connection() as connection:
@@ -150,7 +180,10 @@ def test_an_endless_trailer_is_refused(server: Server) -> None:
         (head("/v1/rate-cards", "Content-Length: 1", "Content-Length: 2"), 400, "malformed-request"),
         (head("/v1/rate-cards", "Content-Length: -1"), 400, "malformed-request"),
         (head("/v1/rate-cards", "Transfer-Encoding: chunked") + b"zz\r\n", 400, "malformed-request"),
-        (head("/" + "x" * 9000, method="GET"), 414, "address-too-long"),
+        (head("/" + "x" * 8192, method="GET"), 414, "address-too-long"),
+        (head("/?" + "x" * 8192, method="POST"), 414, "address-too-long"),
+        (head("http://x/v1/sessions?" + "x" * 9000, method="GET"), 414, "address-too-long"),
+        (head("/webhooks/gabber/" + "x" * 30_000), 414, "address-too-long"),
         (head("/healthz", *(f"X-{n}: x" for n in range(120)), method="GET"), 431, "headers-too-large"),
         (head("/healthz", "X: " + "x" * (MAX_HEAD + 1), method="GET"), 431, "headers-too-large"),
     ],

@@ -53,8 +53,6 @@ async def test_every_schema_is_one_and_every_example_fits_it(document: Any) -> N
         contents = [answer.get("content", {}) for answer in operation["responses"].values()]
         contents.append(operation.get("requestBody", {}).get("content", {}))
         for kind, content in ((kind, content) for held in contents for kind, content in held.items()):
-            if not kind.endswith("json"):
-                continue
             validator = documented.validator_of(content["schema"])
             given = [content["example"]] if "example" in content else []
             given += [example["value"] for example in content.get("examples", {}).values()]
@@ -97,6 +95,32 @@ async def test_every_operation_says_what_it_is(document: Any) -> None:
         keyed = any(parameter["name"] == "Idempotency-Key" for parameter in operation["parameters"])
         writes = method != "get" and path not in OPEN
         assert keyed == (writes and not path.endswith(("/reconcile", "/preview"))), where
+
+
+async def test_headers_stand_where_they_are_sent(document: Any) -> None:
+    for method, path, operation in operations(document):
+        keyed = any(parameter["name"] == "Idempotency-Key" for parameter in operation["parameters"])
+        for status, answer in operation["responses"].items():
+            where, headers = (method, path, status), set(answer["headers"])
+            limits = path not in OPEN and status not in WIRE_ONLY | {"401"}
+            assert ({"RateLimit", "RateLimit-Policy"} <= headers) == limits, where
+            start = path in {"/v1/sessions", "/api/start_session"}
+            again = keyed and (status < "3" or status in {"402", "422"} or (start and status in {"502", "504"}))
+            assert ("Idempotency-Replayed" in headers) == again, where
+
+
+async def test_an_example_of_csv_has_the_header_that_is_sent(talktime: World, document: Any) -> None:
+    user = talktime.user()
+    await talktime.grant(user, "1")
+    for path, call in (
+        (f"/v1/users/{user}/entries", "/v1/users/{user_id}/entries"),
+        ("/v1/finance/roll-forward", "/v1/finance/roll-forward"),
+    ):
+        sent = (await talktime.client.get(path, headers={"Accept": "text/csv"})).text.split("\r\n")
+        example = document["paths"][call]["get"]["responses"]["200"]["content"]["text/csv"]["example"].split("\r\n")
+        assert example[0] == sent[0]
+        assert len(example) == 3
+        assert example[1].count(",") == sent[0].count(",")
 
 
 async def test_defaults_are_in_the_units_of_the_api(document: Any) -> None:

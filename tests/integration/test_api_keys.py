@@ -1,6 +1,8 @@
 """API keys and user tokens: what is kept of them, how they end, and whose they are."""
 
 import asyncio
+import base64
+import hmac
 import json
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -13,11 +15,15 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from pydantic import SecretStr
 
 from app.access import issuer as issuers
+from app.access.issuer import Issuer, IssuerTerms
 from app.access.keys import LENGTH, PREFIX, hash_of
-from app.core.units import US_PER_S
+from app.core.units import US_PER_S, Micros
+from app.errors import Problem
 from app.service import Service
+from tests.support.clock import ManualClock
 from tests.support.postgres import WorkerDatabases, ask
 from tests.support.problems import pointers, problem
 from tests.support.scripted_provider import ProviderHost
@@ -363,6 +369,75 @@ async def test_the_issuers_clock_may_be_off_by_half_a_minute(with_secret: World)
         assert await status_of(with_secret, user, text) == status
     listed = forged(claims_of(with_secret, user, aud=["a", "talk"]), SHARED)
     assert await status_of(with_secret, user, listed) == 200
+
+
+def signed_by_hand(claims: dict[str, Any], secret: str, algorithm: str) -> str:
+    """The library does not like to sign by a short secret, which others do."""
+    parts = [json.dumps(part).encode() for part in ({"typ": "JWT", "alg": algorithm}, claims)]
+    text = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in parts)
+    mac = hmac.new(secret.encode(), text, f"sha{algorithm[2:]}").digest()
+    return (text + b"." + base64.urlsafe_b64encode(mac).rstrip(b"=")).decode()
+
+
+@pytest.mark.parametrize("algorithm", ["HS256", "HS384", "HS512"])
+@pytest.mark.parametrize("length", [32, 40, 48, 64, 65, 128, 200])
+async def test_a_shared_secret_of_any_length_does_for_each_algorithm(length: int, algorithm: str) -> None:
+    secret, clock = ("ü0123456789abcdef" * 20)[:length], ManualClock()
+    terms = IssuerTerms(
+        issuer=ISSUER,
+        audience=None,
+        user_claim="sub",
+        secret=SecretStr(secret),
+        jwks_url=None,
+        max_ttl=Micros(60 * US_PER_S),
+    )
+    issuer = Issuer(terms, clock)
+    claims = {"iss": ISSUER, "sub": "ada", "exp": clock.now() // US_PER_S + 60}
+    text = signed_by_hand(claims, secret, algorithm)
+    assert await issuer.user_of(text, jwt.get_unverified_header(text)) == "ada"
+    for other in (secret[:-1], secret + "0", "x" + secret[1:]):
+        text = signed_by_hand(claims, other, algorithm)
+        with pytest.raises(Problem, match="signature"):
+            await issuer.user_of(text, jwt.get_unverified_header(text))
+
+
+DAY = 86_400
+
+
+@pytest.mark.parametrize(
+    ("made", "ends", "status"),
+    [
+        (0, DAY, 200), (0, DAY + 30, 200), (0, DAY + 31, 401), (None, DAY + 30, 200), (None, DAY + 31, 401),
+        (-DAY, 30, 200), (-DAY, 31, 401), (-DAY * 365, 60, 401), (30, DAY + 30, 200), (30, DAY + 31, 401),
+        (0, DAY * 365 * 31, 401),
+    ],
+)  # fmt: skip
+async def test_a_token_of_the_issuer_lasts_a_day_at_most(
+    with_secret: World, made: int | None, ends: int, status: int
+) -> None:
+    user = with_secret.user()
+    await with_secret.grant(user, "1")
+    now = with_secret.clock.now() // US_PER_S
+    claims = claims_of(with_secret, user, iat=None if made is None else now + made, exp=now + ends)
+    response = await ask_with(with_secret, forged(claims, SHARED), f"/v1/users/{user}/balance")
+    assert response.status_code == status
+    if status == 401:
+        assert problem(response, 401)["detail"] == "this token lasts too long: at most 86400 seconds are taken"
+
+
+async def test_how_long_it_lasts_is_a_setting(databases: WorkerDatabases, providers: ProviderHost) -> None:
+    terms: dict[str, Any] = {
+        "user_token_issuer": ISSUER, "user_token_secret": SHARED, "user_token_max_ttl_s": "3600"
+    }  # fmt: skip
+    async with world(databases.urls.service, providers.script(), **terms) as talktime:
+        user = talktime.user()
+        await talktime.grant(user, "1")
+        now = talktime.clock.now() // US_PER_S
+        for ends, status in ((3600, 200), (3631, 401)):
+            text = forged(claims_of(talktime, user, exp=now + ends), SHARED)
+            assert await status_of(talktime, user, text) == status
+        own = await token(talktime, user, ttl_s=DAY)  # which is not the issuer's
+        assert await status_of(talktime, user, own["token"]) == 200
 
 
 @pytest.fixture

@@ -39,6 +39,13 @@ async def live(talktime: World, user: str) -> dict[str, Any]:
     return session
 
 
+async def said_more(talktime: World, user: str) -> dict[str, Any]:
+    session = await live(talktime, user)
+    talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", 20), ("agent", 10))
+    await talktime.heartbeats_until(session, 30)
+    return session
+
+
 async def settled(talktime: World, user: str) -> dict[str, Any]:
     return await talktime.settle(await live(talktime, user))
 
@@ -108,7 +115,7 @@ CHANGES: dict[tuple[str, str], Change] = {
     ("POST /v1/sessions", "session.start"): started("/v1/sessions"),
     ("POST /v1/sessions", "session.adopt"): started("/v1/sessions", start=False),
     ("POST /api/start_session", "session.start"): started("/api/start_session"),
-    ("POST /v1/sessions/{session_id}/reconcile", "session.reconcile"): on_session(live, "reconcile"),
+    ("POST /v1/sessions/{session_id}/reconcile", "session.reconcile"): on_session(said_more, "reconcile"),
     ("POST /v1/sessions/{session_id}/end", "session.end"): on_session(live, "end"),
     ("POST /v1/sessions/{session_id}/refund", "session.refund"): on_session(settled, "refund", amount="1", **WHY),
     ("POST /v1/sessions/{session_id}/rerate", "session.rerate"): rerated,
@@ -129,6 +136,11 @@ CHANGES: dict[tuple[str, str], Change] = {
     ("DELETE /v1/api-keys/{key_id}", "api_key.revoke"): revoked,
 }
 """A call for each change that an operation declares."""
+
+CREATIONS = {
+    "session.start", "session.adopt", "grant.create", "user_token.create", "rate_card.publish", "api_key.create",
+}  # fmt: skip
+"""Before these there was nothing."""
 
 REASONED = {
     "session.refund", "session.rerate", "session.settle", "session.write_off", "account.adjust", "user.change",
@@ -174,9 +186,47 @@ async def test_a_change_leaves_a_row_that_says_who_and_why(talktime: World, call
     row = next(row for row in mine if row["action"] == action)
     if action in REASONED:
         assert row["reason"] == "because"
-    if action not in {"session.reconcile", "settings.change"}:
-        assert row["after"] is not None
+    assert row["after"] is not None
+    assert (row["before"] is None) == (action in CREATIONS)
+    if row["before"] is not None:
+        assert set(row["before"]) <= set(row["after"]) | {"remaining"}
+    if action != "settings.change":
         assert row["before"] != row["after"]
+
+
+async def test_what_a_pull_a_correction_or_a_review_did_is_told(talktime: World) -> None:
+    user = talktime.user()
+    session = await said_more(talktime, user)
+    before = await talktime.session(session)
+    path = f"/v1/sessions/{session['id']}"
+    after = (await talktime.client.post(f"{path}/reconcile")).json()
+    assert before["accrued"] != after["accrued"]
+    told: list[Any] = [
+        {"state": found["state"], "accrued": found["accrued"], "charged": found["charged"]} for found in (before, after)
+    ]
+    assert await changes(talktime, session, "session.reconcile") == [told]
+
+    charged = (await talktime.settle(session))["charged"]
+    left = str(int(charged) - 2)
+    await talktime.client.post(f"{path}/refund", json={"amount": "2", **WHY})
+    assert await changes(talktime, session, "session.refund") == [
+        [{"left": charged}, {"left": left, "given_back": "2"}]
+    ]
+
+
+async def test_a_pull_that_failed_was_asked_for_all_the_same(talktime: World) -> None:
+    session = await live(talktime, talktime.user())
+    talktime.provider.timeline_status = 500
+    path = f"/v1/sessions/{session['id']}/reconcile"
+    problem(await talktime.client.post(path), 502, "provider-unavailable")
+    ((before, after),) = await changes(talktime, session, "session.reconcile")
+    assert before == after
+
+
+async def changes(talktime: World, session: dict[str, Any], action: str) -> list[list[Any]]:
+    """What was, and what is, of each such change of the session."""
+    found = (await talktime.get(f"/v1/audit-log?target={session['id']}&action={action}"))["data"]
+    return [[row["before"], row["after"]] for row in found]
 
 
 async def rows(talktime: World) -> list[dict[str, Any]]:

@@ -9,10 +9,11 @@ import httpx
 import pytest
 
 from app.http.pages import make_cursor
-from tests.support.postgres import ask
+from tests.support.postgres import WorkerDatabases, ask
 from tests.support.problems import pointers, problem
+from tests.support.scripted_provider import ProviderHost
 from tests.support.unchanged import unchanged
-from tests.support.world import World
+from tests.support.world import World, world
 
 pytestmark = pytest.mark.anyio
 
@@ -126,6 +127,8 @@ async def test_what_is_no_document_is_refused(talktime: World, path: str) -> Non
         for name, (content, code) in NOT_DOCUMENTS.items():
             response = await post(talktime, path, content, **{"Idempotency-Key": name})
             document = problem(response, 422, code)
+            if code == "invalid-json":
+                assert pointers(response) == [""], name
             assert len(response.content) < 4_000, name
             assert document["detail"] != "None"
 
@@ -501,7 +504,7 @@ async def lists(talktime: World) -> list[str]:
 
 
 ODD_CURSORS = [
-    "", "x", "null", "%00", "a" * 10_000, "W10", "WzFd%0A", "%FF", "\u00fc",
+    "", "x", "null", "%00", "a" * 8_000, "W10", "WzFd%0A", "%FF", "\u00fc",
     *(
         make_cursor(*position)
         for position in (
@@ -630,6 +633,35 @@ NO_ADDRESSES = [
 ]  # fmt: skip
 
 
+async def test_a_stranger_does_not_learn_what_there_is_not(talktime: World) -> None:
+    for credentials in ("", "Bearer wrong-key", "Bearer a.b.c"):
+        talktime.client.headers["Authorization"] = credentials
+        for path in [*METHODS, *NO_ADDRESSES, "/v1/nope", "/v1/%76", "/%761/nope", "/api/nope"]:
+            closed = unquote(path).startswith(("/v1/", "/api/"))
+            for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "BREW"):
+                response = await talktime.client.request(method, f"http://talktime.example{path}", content=b"{")
+                if not closed:
+                    assert response.status_code in {200, 404, 405}, (method, path)
+                    continue
+                assert response.status_code == 401, (method, path)
+                if method != "HEAD":
+                    problem(response, 401, "unauthorized")
+                assert response.headers["www-authenticate"].startswith("Bearer")
+                assert "allow" not in response.headers
+
+
+async def test_what_is_not_there_counts_against_the_same_limits(
+    databases: WorkerDatabases, providers: ProviderHost
+) -> None:
+    limits: dict[str, Any] = {"caller_max_rps": 1, "failed_auth_max_rpm": 3}
+    async with world(databases.urls.service, providers.script(), **limits) as talktime:
+        told = [await talktime.client.put("/v1/nope") for _ in range(11)]
+        assert [response.status_code for response in told] == [404] * 10 + [429]
+        assert all("ratelimit" in response.headers for response in told)
+        talktime.client.headers["Authorization"] = ""
+        assert [(await talktime.client.get("/v1/nope")).status_code for _ in range(4)] == [401] * 3 + [429]
+
+
 async def test_an_unknown_address_is_a_404(talktime: World) -> None:
     for path in NO_ADDRESSES:
         problem(await talktime.client.get(f"http://talktime.example{path}"), 404, "not-found")
@@ -641,10 +673,11 @@ BROKEN_ADDRESSES = [
     "/v1/users/%2x/balance", "/v1/users/a%u0041/balance", "/v1/sessions/%", "/v1/rate-cards/%g0",
     "/v1/sessions?user_id=%", "/v1/sessions?limit=%zz", "/v1/sessions?%=1",
 ]  # fmt: skip
+NOT_UTF_8 = ["/%ff", "/v1/users/%C3/balance", "/v1/sessions?user_id=%FF", "/v1/users/a/balance?%ED%A0%80=1"]
 CONTROLS = ["/%00", "/%0A", "/v1/users/a%0Ab/grants", "/v1/users/%C2%85/grants", "/v1/sessions/ses_%0A", "/v1%7F"]
 
 
-@pytest.mark.parametrize("address", [*BROKEN_ADDRESSES, *CONTROLS])
+@pytest.mark.parametrize("address", [*BROKEN_ADDRESSES, *NOT_UTF_8, *CONTROLS])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_broken_address_is_refused_and_never_taken_for_another(
     talktime: World, address: str, method: str
@@ -672,10 +705,13 @@ async def test_a_broken_address_is_refused_and_never_taken_for_another(
     assert sent[0]["status"] == 422
     document = json.loads(sent[1]["body"])
     assert document["type"] == "/problems/invalid-request"
-    assert document["detail"] == (
-        "the path holds a control character" if address in CONTROLS
-        else "a % in the address is not followed by two hexadecimal digits"
+    part = "query" if query else "path"
+    detail = (
+        f"the {part} holds a control character" if address in CONTROLS
+        else f"the {part} is not UTF-8, percent-encoded" if address in NOT_UTF_8
+        else f"a % in the {part} is not followed by two hexadecimal digits"
     )  # fmt: skip
+    assert document["errors"] == [{"pointer": f"/{part}", "detail": detail}]
 
 
 async def test_a_parameter_that_the_call_does_not_know_or_that_stands_twice_is_refused(talktime: World) -> None:

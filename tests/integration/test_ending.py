@@ -101,7 +101,7 @@ async def test_the_provider_says_that_it_is_over(able: World) -> None:
     assert (last["why"], last["at"]) == ("the provider ended it", format_instant(able.clock.now()))
     ended_at = able.clock.now()
     assert able.provider.ends == [session["provider_session_id"]]
-    assert audits(able, session) == [{"provider": "ended"}]
+    assert audits(able, session) == [{"state": "live", "provider": "ended"}]
     pulls = len(able.provider.pulls)
     assert due_in_s(able, session) == 0
     assert await able.reconcile() == 1
@@ -205,7 +205,7 @@ async def test_an_outcome_that_is_not_known_is_looked_at_and_may_be_asked_for_ag
     problem(response, 504, "end-unconfirmed")
     assert int(response.headers["retry-after"]) >= 1
     assert due_in_s(able, session) == 0
-    assert audits(able, session) == [{"provider": "unknown", "why": "the provider answered 500"}]
+    assert audits(able, session) == [{"state": "live", "provider": "unknown", "why": "the provider answered 500"}]
     able.provider.end_status = 200
     again = await end(able, session, key)
     assert again.status_code == 202

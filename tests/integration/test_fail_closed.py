@@ -272,7 +272,12 @@ def issuer_that_answers(status: int, content: bytes, talktime: World) -> None:
         return Response(content, status)
 
     terms = IssuerTerms(
-        issuer=ISSUER, audience="us", user_claim="sub", secret=None, jwks_url="https://issuer.example/keys"
+        issuer=ISSUER,
+        audience="us",
+        user_claim="sub",
+        secret=None,
+        jwks_url="https://issuer.example/keys",
+        max_ttl=Micros(3600 * US_PER_S),
     )
     transport = httpx.ASGITransport(Starlette(routes=[Route("/keys", keys)]))
     talktime.service._authentication._issuer = Issuer(terms, talktime.clock, transport)

@@ -318,7 +318,8 @@ async def test_a_malformed_heartbeat_is_refused_at_its_place(talktime: World) ->
         b'{"session_id":"\\u202e"}': "/session_id", b'{"session_id":"' + b"x" * 201 + b'"}': "/session_id",
         b'{"Session_id":"x"}': "/session_id", b"NaN": "", b'{"session_id":"x","a":NaN}': "",
         b'{"session_id":"x","a":[{"b":Infinity}]}': "", b'{"session_id":"x","a":-Infinity}': "",
-        b'{"session_id":NaN}': "", b'{"session_id":"x","a":nan}': "",
+        b'{"session_id":"x","session_id":"x"}': "", b'{"session_id":"x","session_\\u0069d":"y"}': "",
+        b'{"session_id":"x","a":{"b":1,"b":2}}': "", b'{"session_id":NaN}': "", b'{"session_id":"x","a":nan}': "",
     }  # fmt: skip
     with unchanged(talktime.service.database.conninfo):
         for session in (bound, unbound):

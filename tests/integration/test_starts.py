@@ -224,6 +224,7 @@ async def test_a_persona_that_the_provider_does_not_take_is_the_callers_to_mend(
     response = await talktime.client.post(path, json=order(user), headers=headers)
     document = problem(response, 422, "persona-not-accepted")
     assert document["detail"] == "persona not found"
+    assert pointers(response) == ["/persona", "/scenario"]
     assert (document["provider_status"], document["provider_code"]) == (400, "invalid_input")
     session = await talktime.get(f"/v1/sessions/{document['session_id']}")
     assert (session["state"], session["held"], session["charged"]) == ("failed", "0", None)
@@ -478,6 +479,7 @@ async def test_another_request_with_the_same_key_is_refused(talktime: World) -> 
             "/api/start_session", json=order(user, time_limit_s=30), headers={"Idempotency-Key": key}
         )
         problem(response, 422, "idempotency-conflict")
+        assert pointers(response) == ["/Idempotency-Key"]
     # A key is the user's own: another user's start with the same key is another start.
     assert (await start(talktime, await funded(talktime), key, time_limit_s=30)).status_code == 201
 

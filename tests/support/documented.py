@@ -10,7 +10,11 @@ import httpx
 import jsonschema_rs
 
 WIRE_ONLY = {"400", "408", "414", "431"}
-"""Statuses of what is refused before it reaches the application."""
+"""Statuses of what is refused before a call is known."""
+
+
+FOR_NO_CALL = {204, 401, 404, 405, 414, 422, 429, 503}
+"""What may be answered to a request that is for no operation."""
 
 
 class Documented:
@@ -42,7 +46,9 @@ class Documented:
         if call is None:
             if request.method == "HEAD":
                 return
-            assert response.status_code in {204, 404, 405, 422}, (request.method, raw_path, response.status_code)
+            if response.headers.get("content-type") == "application/problem+json":
+                self._check_problem(response)
+            assert response.status_code in FOR_NO_CALL, (request.method, raw_path, response.status_code)
             return
         method, _, path = call.partition(" ")
         answers = self.document["paths"][path][method.lower()]["responses"]
@@ -62,6 +68,14 @@ class Documented:
                 for error in self.validator(call, status, kind).iter_errors(response.json())
             ]
             assert not errors, f"{call} {status}: {errors[:5]} in {response.text[:1000]}"
+
+    def _check_problem(self, response: httpx.Response) -> None:
+        """A problem for what is no operation is one of those that operations have."""
+        name = f"problem.{response.json()['type'].rpartition('/')[2]}"
+        if name == "problem.method-not-allowed":
+            return  # no operation has it
+        errors = list(self.validator_of({"$ref": f"#/components/schemas/{name}"}).iter_errors(response.json()))
+        assert not errors, f"{name}: {[error.message for error in errors]} in {response.text[:1000]}"
 
     def validator(self, call: str, status: str, kind: str) -> jsonschema_rs.Validator:
         """Of one kind of answer."""

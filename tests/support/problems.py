@@ -14,6 +14,8 @@ def problem(response: httpx.Response, status: int, code: str | None = None) -> d
     assert document["title"]
     assert document["detail"]
     assert document["type"].startswith("/problems/")
+    assert ("errors" in document) == (status == 422)
+    assert all(error["detail"] for error in document.get("errors", []))
     if code is not None:
         assert document["type"].rpartition("/")[2] == code
     return document
@@ -21,6 +23,4 @@ def problem(response: httpx.Response, status: int, code: str | None = None) -> d
 
 def pointers(response: httpx.Response) -> list[str]:
     """Where the errors of a 422 point to; each says what is wrong."""
-    errors = problem(response, 422)["errors"]
-    assert all(error["detail"] for error in errors)
-    return [error["pointer"] for error in errors]
+    return [error["pointer"] for error in problem(response, 422)["errors"]]

@@ -11,8 +11,10 @@ from urllib.parse import unquote
 import pytest
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Route
+from typer.main import get_command
 
 from app import errors
+from app.cli import cli
 from app.core.lifecycle import FIRST
 from app.core.lifecycle import STEPS as STEPS_OF_SESSIONS
 from app.heartbeats.endpoint import PATH
@@ -282,3 +284,13 @@ def test_one_talk_costs_what_the_table_of_many_cards_says(name: str, changes: di
 def test_every_check_has_its_row_and_every_row_its_check() -> None:
     invariants = (ROOT / "docs" / "invariants.md").read_text(encoding="utf-8")
     assert rows(invariants) == {check.name for check in CHECKS} | {CHAIN, IDENTITY, LIMITS, TERMS, EXPORTED}
+
+
+def test_what_is_there_does_not_stand_among_what_is_still_to_come(calls: set[str]) -> None:
+    told = README.partition("## Not yet")[2]
+    named = set(re.findall(r"`((?:GET|POST) /[^`]+)`", told))
+    assert named
+    assert not named & calls
+    commands = set(get_command(cli).commands)  # type: ignore[attr-defined]
+    assert {"serve", "keys"} <= commands
+    assert not set(re.findall(r"`talktime (\w+)`", told)) & commands
