@@ -91,20 +91,21 @@ class Endings:
             session = await load_session(transaction, session_key, lock=True)
             if book is None or session is None:
                 raise RuntimeError("a session that was just read is gone")
-            if session.state is State.LIVE and ended:
+            is_over = session.state is State.LIVE and ended
+            if is_over:
                 why = "the provider ended it"
                 await take_step(transaction, session, State.OVER, why, now, over_at=now, ended_at=now, due_at=now)
                 book.emit(STEP_EVENTS[State.OVER], {"session_id": session.public_id, "why": why})
             elif session.state is State.LIVE and session.due_at is not None and session.due_at > now:
                 await change_session(transaction, session, due_at=now)
-            state = {"state": session.state.value}  # which only evidence changes
+            state = State.OVER if is_over else session.state
             book.audit(
                 Audit(
                     actor=actor,
                     action="session.end",
                     target=session.public_id,
-                    before=state,
-                    after={**state, **outcome},
+                    before={"state": session.state.value},
+                    after={"state": state.value, **outcome},
                 )
             )
             await book.close()

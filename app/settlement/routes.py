@@ -15,7 +15,7 @@ from app.core.access import Own, Scope
 from app.core.budget import NotNow
 from app.core.ids import AccountThing
 from app.core.lossless_json import dumps, plain_json
-from app.core.units import Instant, Micros, format_instant
+from app.core.units import Instant, Micros, format_credits, format_instant
 from app.db.database import Database, Transaction
 from app.db.tables import ticks
 from app.errors import BUSY, PROVIDER_UNAVAILABLE, Problem
@@ -32,7 +32,7 @@ from app.ports.ids import Ids
 from app.receiving import Receiving
 from app.sessions.documents import session_document
 from app.sessions.heartbeats import load_heartbeats
-from app.sessions.records import load_session
+from app.sessions.records import Session, load_session
 from app.sessions.routes import session_key, unknown_session
 from app.settlement.ending import Endings
 from app.settlement.explained import charge_document, load_explained, picture_of

@@ -101,7 +101,7 @@ async def test_the_provider_says_that_it_is_over(able: World) -> None:
     assert (last["why"], last["at"]) == ("the provider ended it", format_instant(able.clock.now()))
     ended_at = able.clock.now()
     assert able.provider.ends == [session["provider_session_id"]]
-    assert audits(able, session) == [{"state": "live", "provider": "ended"}]
+    assert audits(able, session) == [{"state": "over", "provider": "ended"}]
     pulls = len(able.provider.pulls)
     assert due_in_s(able, session) == 0
     assert await able.reconcile() == 1
