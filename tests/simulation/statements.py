@@ -57,7 +57,7 @@ class Life:
         self.dead = True
         self.gone.set()
         for connection in list(self.connections):
-            connection.pgconn.finish()
+            _part(connection)
 
 
 @dataclass(eq=False)
@@ -107,10 +107,41 @@ OPERATION: ContextVar[Operation | None] = ContextVar("operation", default=None)
 
 _wait_plainly = psycopg.AsyncConnection.wait
 _commit_plainly = psycopg.AsyncConnection.commit
+_close_plainly = psycopg.AsyncConnection.close
+
+_GONE: Final = pq.PGconn.connect_start(b"host=/nowhere")
+_GONE.finish()
+
+_idle: dict[str, list[pq.abc.PGconn]] = {}
+"""Sessions of the server that have nothing under way and that nobody uses, by what was asked for.
+
+They serve the next connection, as behind a proxy that pools sessions: a new one reads the server's catalogs anew, which
+takes longer than what most connections are there for.
+"""
+
+_asked_for: WeakKeyDictionary[psycopg.AsyncConnection[Any], str] = WeakKeyDictionary()
+
+
+def _part(connection: psycopg.AsyncConnection[Any]) -> None:
+    """The connection ends: no statement gets through it any more; what was not committed is rolled back."""
+    session, asked_for = connection.pgconn, _asked_for.get(connection)
+    if asked_for is None or session.transaction_status != pq.TransactionStatus.IDLE:
+        session.finish()
+    else:
+        connection.pgconn = _GONE
+        _idle.setdefault(asked_for, []).append(session)
+
+
+def end_idle_sessions() -> None:
+    """End the server's sessions that nobody uses: while there are any, their database cannot be cloned."""
+    for sessions in _idle.values():
+        for session in sessions:
+            session.finish()
+    _idle.clear()
 
 
 def _lose(connection: psycopg.AsyncConnection[Any]) -> psycopg.OperationalError:
-    connection.pgconn.finish()
+    _part(connection)
     return psycopg.OperationalError("the connection is lost")
 
 
@@ -124,7 +155,7 @@ async def _wait(
     if life is None:
         return waiting.wait(gen, self.pgconn.socket, interval=interval)
     if life.ended():
-        self.pgconn.finish()
+        _part(self)
         raise Died
     operation = OPERATION.get()
     # The pool rolls back what is not there: nothing begins with that.
@@ -146,7 +177,7 @@ async def _wait(
             # No lock is held yet, so that only this process stands still.
             await asyncio.sleep(life.traps.stall_s)
             if life.ended():
-                self.pgconn.finish()
+                _part(self)
                 raise Died
     if life.traps.down:
         life.traps.fired["database down"] += 1
@@ -190,13 +221,19 @@ async def _commit(self: psycopg.AsyncConnection[Any]) -> None:
         await _commit_plainly(self)
         return
     if life.ended():
-        self.pgconn.finish()
+        _part(self)
         raise Died
 
     def commit() -> None:
         waiting.wait(self._commit_gen(), self.pgconn.socket, interval=0.1)
 
     await _around_commit(self, life, OPERATION.get(), commit)
+
+
+async def _close(self: psycopg.AsyncConnection[Any]) -> None:
+    if not self.closed:
+        self._closed = True
+        _part(self)
 
 
 async def _wait_conn(
@@ -210,7 +247,15 @@ async def _wait_conn(
     if life is not None and life.traps.down:
         life.traps.fired["database down"] += 1
         raise psycopg.OperationalError("the database cannot be reached")
-    return waiting.wait_conn(gen, interval=interval, timeout=timeout)
+    asked_for = gen.gi_frame.f_locals["conninfo"]
+    sessions = _idle.get(asked_for)
+    if sessions:
+        gen.close()
+        connection = psycopg.AsyncConnection(sessions.pop())
+    else:
+        connection = waiting.wait_conn(gen, interval=interval, timeout=timeout)
+    _asked_for[connection] = asked_for
+    return connection
 
 
 @contextmanager
@@ -219,10 +264,12 @@ def blocking_statements() -> Iterator[None]:
     before = waiting.wait_conn_async
     psycopg.AsyncConnection.wait = _wait  # type: ignore[method-assign]
     psycopg.AsyncConnection.commit = _commit  # type: ignore[method-assign]
+    psycopg.AsyncConnection.close = _close  # type: ignore[method-assign]
     waiting.wait_conn_async = _wait_conn
     try:
         yield
     finally:
         psycopg.AsyncConnection.wait = _wait_plainly  # type: ignore[method-assign]
         psycopg.AsyncConnection.commit = _commit_plainly  # type: ignore[method-assign]
+        psycopg.AsyncConnection.close = _close_plainly  # type: ignore[method-assign]
         waiting.wait_conn_async = before
