@@ -93,36 +93,34 @@ class Stage:
         self._referring: dict[str, list[str]] = {table: [] for table in tables}
         for referred, referring in self._keeper.execute(_REFERENCES):
             self._referring.setdefault(referred, []).append(referring)
-        filled = [f"case when exists (select from {table}) then '{table}' end" for table in tables]
-        self._filled = f"select array_remove(array[{', '.join(filled)}], null)".encode()
-        self._kept = {table: self._copied(table) for table in self._rows()}
+        self._kept = {table: self._rows_of(table) for table in tables}
+        changed = ", ".join(f"case when {self._differs(table)} then '{table}' end" for table in tables)
+        self._changed = f"select array_remove(array[{changed}], null)".encode()
 
-    def _rows(self) -> list[str]:
-        """The tables in which there are rows."""
-        row = self._keeper.execute(self._filled, prepare=True).fetchone()
-        assert row is not None
-        return list(row[0])
+    def _differs(self, table: str) -> str:
+        if not self._kept[table]:
+            return f"exists (select from {table})"
+        rows = f"select array_agg(t::text order by t::text) from {table} t"
+        return f"({rows}) is distinct from {sql.Literal(self._kept[table]).as_string(self._keeper)}::text[]"
 
-    def _copied(self, table: str) -> bytes:
-        with self._keeper.cursor().copy(sql.SQL("copy {} to stdout").format(sql.SQL(table))) as copy:
-            return b"".join(bytes(block) for block in copy)
+    def _rows_of(self, table: str) -> list[str]:
+        return [str(row) for (row,) in self._keeper.execute(f"select t::text from {table} t order by 1".encode())]
 
     def _emptied(self) -> bool:
         """Make the database what it was; false if a world changed more of it than rows."""
         if self._keeper.execute(_SCHEMA, prepare=True).fetchone() != self._schema:
             return False
-        changed = [table for table in self._rows() if self._kept.get(table) != self._copied_if_kept(table)]
-        with self._keeper.transaction(), self._keeper.cursor() as cursor:
-            emptied = self._with_referring(changed)
-            if emptied:
-                cursor.execute(sql.SQL("truncate {}").format(sql.SQL(", ").join(map(sql.SQL, emptied))))
-            for table in sorted(set(emptied) & set(self._kept)):
-                with cursor.copy(sql.SQL("copy {} from stdin").format(sql.SQL(table))) as copy:
-                    copy.write(self._kept[table])
+        row = self._keeper.execute(self._changed, prepare=True).fetchone()
+        assert row is not None
+        emptied = self._with_referring(row[0])
+        if emptied:
+            steps = [f"truncate {', '.join(emptied)}"]
+            for table in emptied:
+                if self._kept[table]:
+                    rows = sql.Literal(self._kept[table]).as_string(self._keeper)
+                    steps.append(f"insert into {table} select (row::{table}).* from unnest({rows}::text[]) row")
+            self._keeper.execute("; ".join(steps).encode())
         return True
-
-    def _copied_if_kept(self, table: str) -> bytes:
-        return self._copied(table) if table in self._kept else b""
 
     def _with_referring(self, tables: Sequence[str]) -> list[str]:
         """These and those that refer to them, as PostgreSQL empties them together only."""

@@ -8,7 +8,7 @@ commit, the connection is lost before or after it, or the whole process stands s
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -17,6 +17,8 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import pq, waiting
+from psycopg._preparing import Key, Prepare, PrepareManager
+from psycopg._queries import PostgresQuery
 
 SLICE: Final = "slice"
 """The operation that leases permits for requests to the provider."""
@@ -109,10 +111,49 @@ _wait_plainly = psycopg.AsyncConnection.wait
 _commit_plainly = psycopg.AsyncConnection.commit
 _close_plainly = psycopg.AsyncConnection.close
 
+
+class _Plans(PrepareManager):
+    """Prepares each statement in its session of the server, for all connections that it serves one after the other.
+
+    What the service sends is the same; the server parses and plans it once for many worlds.
+    """
+
+    @property
+    def prepare_threshold(self) -> int:
+        return 0
+
+    @prepare_threshold.setter
+    def prepare_threshold(self, _asked: int | None) -> None:
+        """The service prepares nothing."""
+
+    def get(self, query: PostgresQuery, prepare: bool | None = None) -> tuple[Prepare, bytes]:
+        name = self._names.get(self.key(query))
+        if name is not None:
+            return Prepare.YES, name
+        if b";" in query.query:
+            return Prepare.NO, b""
+        self._prepared_idx += 1
+        return Prepare.SHOULD, b"s%d" % self._prepared_idx
+
+    def maybe_add_to_cache(self, query: PostgresQuery, prep: Prepare, name: bytes) -> Key | None:
+        if prep is not Prepare.SHOULD:
+            return None
+        key = self.key(query)
+        self._names[key] = name
+        return key
+
+    def validate(self, key: Key, prep: Prepare, name: bytes, results: Sequence[pq.abc.PGresult]) -> None:
+        """It was prepared, whatever came of it then."""
+
+    def clear(self) -> bool:
+        """What is rolled back changes no statement."""
+        return False
+
+
 _GONE: Final = pq.PGconn.connect_start(b"host=/nowhere")
 _GONE.finish()
 
-_idle: dict[str, list[pq.abc.PGconn]] = {}
+_idle: dict[str, list[tuple[pq.abc.PGconn, PrepareManager]]] = {}
 """Sessions of the server that have nothing under way and that nobody uses, by what was asked for.
 
 They serve the next connection, as behind a proxy that pools sessions: a new one reads the server's catalogs anew, which
@@ -129,13 +170,13 @@ def _part(connection: psycopg.AsyncConnection[Any]) -> None:
         session.finish()
     else:
         connection.pgconn = _GONE
-        _idle.setdefault(asked_for, []).append(session)
+        _idle.setdefault(asked_for, []).append((session, connection._prepared))
 
 
 def end_idle_sessions() -> None:
     """End the server's sessions that nobody uses: while there are any, their database cannot be cloned."""
     for sessions in _idle.values():
-        for session in sessions:
+        for session, _ in sessions:
             session.finish()
     _idle.clear()
 
@@ -251,9 +292,11 @@ async def _wait_conn(
     sessions = _idle.get(asked_for)
     if sessions:
         gen.close()
-        connection = psycopg.AsyncConnection(sessions.pop())
+        session, plans = sessions.pop()
+        connection = psycopg.AsyncConnection(session)
     else:
-        connection = waiting.wait_conn(gen, interval=interval, timeout=timeout)
+        connection, plans = waiting.wait_conn(gen, interval=interval, timeout=timeout), _Plans()
+    connection._prepared = plans
     _asked_for[connection] = asked_for
     return connection
 
