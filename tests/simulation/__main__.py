@@ -22,7 +22,7 @@ from tests.simulation.coverage import ENOUGH, missing
 from tests.simulation.plan import Plan, plan_of
 from tests.simulation.run import Result, databases, run
 from tests.simulation.shrink import shrink
-from tests.support.postgres import WorkerDatabases
+from tests.simulation.stage import Stage
 
 SHOWN: Final = 200
 """Characters of a violation that are told while the other worlds go on."""
@@ -90,11 +90,14 @@ def _numbers(text: str) -> frozenset[int]:
 def _share(seeds: range) -> Part:
     part = Part()
     fired: Counter[str] = Counter()
+    gc.disable()
     with databases(f"sim{uuid4().hex[:8]}", "world") as stage:
-        for count, seed in enumerate(seeds):
-            if count % COLLECT_EVERY == 0:
-                gc.collect()
+        for count, seed in enumerate(seeds, 1):
             result = run(plan_of(seed), stage)
+            if count % COLLECT_EVERY == 0 or count == 1:
+                gc.collect()
+            if count == 1:
+                gc.freeze()  # what is there by now stays
             part.seeds += 1
             part.steps += result.steps
             part.virtual_s += result.virtual_s
@@ -157,7 +160,7 @@ def _replay(seed: int, only: frozenset[int] | None, *, shrinks: bool) -> int:
     return 0 if result.violation is None else 1
 
 
-def _shortest(plan: Plan, result: Result, stage: WorkerDatabases) -> Result:
+def _shortest(plan: Plan, result: Result, stage: Stage) -> Result:
     assert result.kind is not None
     return run(shrink(plan, result.kind, lambda tried: run(tried, stage).kind), stage)
 

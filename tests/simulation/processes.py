@@ -10,6 +10,7 @@ from types import CodeType
 from typing import Any, Final
 
 from fastapi import routing
+from fastapi.dependencies import models
 from sqlalchemy.util import LRUCache
 
 from app.core.units import Micros
@@ -73,6 +74,9 @@ _TOLD_BY_CODE: Final = (
 )
 """What the framework reads of a function and finds in its code: its kind, what it returns, where it is written."""
 
+_REMEMBERED: Final = ("_is_gen_callable_cached", "_is_async_gen_callable_cached", "_is_coroutine_callable_cached")
+"""What it remembers of thousands of functions, and with each of them the process that it belongs to."""
+
 
 def _once_by_code(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     known: dict[CodeType, Any] = {}
@@ -88,6 +92,14 @@ def _once_by_code(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return look
 
 
+def _of_call(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda call: read(models._CallIdentity(call))
+
+
+def _of_identity(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda identity: read(identity.call)
+
+
 @contextmanager
 def signatures_read_once() -> Iterator[None]:
     """Processes are built many times in a world, of the same functions: their signatures are read for the first only.
@@ -95,6 +107,7 @@ def signatures_read_once() -> Iterator[None]:
     What was read is the same but for whom it calls: each process's routes close over that process.
     """
     plain = {name: getattr(routing, name) for name in _TOLD_BY_CODE}
+    remembering = {name: getattr(models, name) for name in _REMEMBERED}
     read: dict[tuple[str, CodeType, int], tuple[Any, Any, Any]] = {}
 
     def build(*, path: str, call: Callable[..., Any], dependencies: Sequence[Any]) -> tuple[Any, Any, Any]:
@@ -112,12 +125,16 @@ def signatures_read_once() -> Iterator[None]:
     routing._build_dependant_with_parameterless_dependencies = build
     for name, read_plainly in plain.items():
         setattr(routing, name, _once_by_code(read_plainly))
+    for name, remembers in remembering.items():
+        setattr(models, name, _of_identity(_once_by_code(_of_call(remembers.__wrapped__))))
     try:
         yield
     finally:
         routing._build_dependant_with_parameterless_dependencies = _dependant_plainly
         for name, read_plainly in plain.items():
             setattr(routing, name, read_plainly)
+        for name, remembers in remembering.items():
+            setattr(models, name, remembers)
 
 
 class Process:

@@ -8,7 +8,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 
 import structlog
@@ -21,7 +21,8 @@ from tests.simulation.auditor import Violation
 from tests.simulation.loop import Standstill, VirtualLoop
 from tests.simulation.plan import Plan
 from tests.simulation.processes import signatures_read_once
-from tests.simulation.statements import blocking_statements
+from tests.simulation.stage import LET_EMPTY, Stage
+from tests.simulation.statements import blocking_statements, end_idle_sessions
 from tests.simulation.world import POISON, QUEUE_HOLDS, World, prepare
 from tests.support.postgres import WorkerDatabases, tell, worker_databases
 
@@ -45,14 +46,17 @@ class Result:
 
 
 @contextmanager
-def prepared(databases: WorkerDatabases) -> Iterator[WorkerDatabases]:
-    """The same, but with what a first start of the service makes: partitions and the default card."""
+def prepared(databases: WorkerDatabases) -> Iterator[Stage]:
+    """A stage with what a first start of the service makes: partitions and the default card."""
     with databases.fresh() as urls, blocking_statements(), asyncio.Runner(loop_factory=VirtualLoop) as runner:
         runner.run(prepare(urls.service))
         tell(urls.owner, f"alter table ticks add constraint edible check (extra not like '%{POISON}%')")
+        tell(urls.owner, LET_EMPTY)
         name = make_url(urls.service).database
         assert name is not None
-        yield replace(databases, _template=name)
+        end_idle_sessions()
+        with closing(Stage(replace(databases, _template=name))) as stage:
+            yield stage
 
 
 @contextmanager
@@ -66,7 +70,7 @@ def _short_queues() -> Iterator[None]:
 
 
 @contextmanager
-def databases(run_id: str, worker: str) -> Iterator[WorkerDatabases]:
+def databases(run_id: str, worker: str) -> Iterator[Stage]:
     """A migrated template on a server without durability."""
 
     def migrate_as_owner(owner_url: str) -> None:
@@ -80,23 +84,24 @@ def databases(run_id: str, worker: str) -> Iterator[WorkerDatabases]:
         yield ready
 
 
-def run(plan: Plan, stage: WorkerDatabases) -> Result:
+def run(plan: Plan, stage: Stage) -> Result:
     """Let the world of ``plan`` happen."""
     began = time.perf_counter()
+    collects = gc.isenabled()
     gc.disable()  # a fifth of the time goes there, and a world is small
     result = Result(plan, [])
     # What goes wrong here is meant to, and told by the trace.
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     with (
-        stage.fresh() as urls,
+        stage.fresh() as ready,
         blocking_statements(),
         _short_queues(),
         asyncio.Runner(loop_factory=VirtualLoop) as runner,
     ):
 
         async def live() -> None:
-            world = World(plan, urls.service, urls.owner)
+            world = World(plan, ready.service, ready.auditor)
             try:
                 await world.live()
             except Violation as violation:
@@ -115,7 +120,8 @@ def run(plan: Plan, stage: WorkerDatabases) -> Result:
         try:
             runner.run(live())
         finally:
-            gc.enable()
+            if collects:
+                gc.enable()
     result.steps = len(result.trace)
     result.real_s = time.perf_counter() - began
     return result

@@ -8,7 +8,7 @@ commit, the connection is lost before or after it, or the whole process stands s
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -17,6 +17,8 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import pq, waiting
+from psycopg._preparing import Key, Prepare, PrepareManager
+from psycopg._queries import PostgresQuery
 
 SLICE: Final = "slice"
 """The operation that leases permits for requests to the provider."""
@@ -57,7 +59,7 @@ class Life:
         self.dead = True
         self.gone.set()
         for connection in list(self.connections):
-            connection.pgconn.finish()
+            _part(connection)
 
 
 @dataclass(eq=False)
@@ -107,10 +109,80 @@ OPERATION: ContextVar[Operation | None] = ContextVar("operation", default=None)
 
 _wait_plainly = psycopg.AsyncConnection.wait
 _commit_plainly = psycopg.AsyncConnection.commit
+_close_plainly = psycopg.AsyncConnection.close
+
+
+class _Plans(PrepareManager):
+    """Prepares each statement in its session of the server, for all connections that it serves one after the other.
+
+    What the service sends is the same; the server parses and plans it once for many worlds.
+    """
+
+    @property
+    def prepare_threshold(self) -> int:
+        return 0
+
+    @prepare_threshold.setter
+    def prepare_threshold(self, _asked: int | None) -> None:
+        """The service prepares nothing."""
+
+    def get(self, query: PostgresQuery, prepare: bool | None = None) -> tuple[Prepare, bytes]:
+        name = self._names.get(self.key(query))
+        if name is not None:
+            return Prepare.YES, name
+        if b";" in query.query:
+            return Prepare.NO, b""
+        self._prepared_idx += 1
+        return Prepare.SHOULD, b"s%d" % self._prepared_idx
+
+    def maybe_add_to_cache(self, query: PostgresQuery, prep: Prepare, name: bytes) -> Key | None:
+        if prep is not Prepare.SHOULD:
+            return None
+        key = self.key(query)
+        self._names[key] = name
+        return key
+
+    def validate(self, key: Key, prep: Prepare, name: bytes, results: Sequence[pq.abc.PGresult]) -> None:
+        """It was prepared, whatever came of it then."""
+
+    def clear(self) -> bool:
+        """What is rolled back changes no statement."""
+        return False
+
+
+_GONE: Final = pq.PGconn.connect_start(b"host=/nowhere")
+_GONE.finish()
+
+_idle: dict[str, list[tuple[pq.abc.PGconn, PrepareManager]]] = {}
+"""Sessions of the server that have nothing under way and that nobody uses, by what was asked for.
+
+They serve the next connection, as behind a proxy that pools sessions: a new one reads the server's catalogs anew, which
+takes longer than what most connections are there for.
+"""
+
+_asked_for: WeakKeyDictionary[psycopg.AsyncConnection[Any], str] = WeakKeyDictionary()
+
+
+def _part(connection: psycopg.AsyncConnection[Any]) -> None:
+    """The connection ends: no statement gets through it any more; what was not committed is rolled back."""
+    session, asked_for = connection.pgconn, _asked_for.get(connection)
+    if asked_for is None or session.transaction_status != pq.TransactionStatus.IDLE:
+        session.finish()
+    else:
+        connection.pgconn = _GONE
+        _idle.setdefault(asked_for, []).append((session, connection._prepared))
+
+
+def end_idle_sessions() -> None:
+    """End the server's sessions that nobody uses: while there are any, their database cannot be cloned."""
+    for sessions in _idle.values():
+        for session, _ in sessions:
+            session.finish()
+    _idle.clear()
 
 
 def _lose(connection: psycopg.AsyncConnection[Any]) -> psycopg.OperationalError:
-    connection.pgconn.finish()
+    _part(connection)
     return psycopg.OperationalError("the connection is lost")
 
 
@@ -124,7 +196,7 @@ async def _wait(
     if life is None:
         return waiting.wait(gen, self.pgconn.socket, interval=interval)
     if life.ended():
-        self.pgconn.finish()
+        _part(self)
         raise Died
     operation = OPERATION.get()
     # The pool rolls back what is not there: nothing begins with that.
@@ -146,7 +218,7 @@ async def _wait(
             # No lock is held yet, so that only this process stands still.
             await asyncio.sleep(life.traps.stall_s)
             if life.ended():
-                self.pgconn.finish()
+                _part(self)
                 raise Died
     if life.traps.down:
         life.traps.fired["database down"] += 1
@@ -190,13 +262,19 @@ async def _commit(self: psycopg.AsyncConnection[Any]) -> None:
         await _commit_plainly(self)
         return
     if life.ended():
-        self.pgconn.finish()
+        _part(self)
         raise Died
 
     def commit() -> None:
         waiting.wait(self._commit_gen(), self.pgconn.socket, interval=0.1)
 
     await _around_commit(self, life, OPERATION.get(), commit)
+
+
+async def _close(self: psycopg.AsyncConnection[Any]) -> None:
+    if not self.closed:
+        self._closed = True
+        _part(self)
 
 
 async def _wait_conn(
@@ -210,7 +288,17 @@ async def _wait_conn(
     if life is not None and life.traps.down:
         life.traps.fired["database down"] += 1
         raise psycopg.OperationalError("the database cannot be reached")
-    return waiting.wait_conn(gen, interval=interval, timeout=timeout)
+    asked_for, kind = gen.gi_frame.f_locals["conninfo"], gen.gi_frame.f_locals["cls"]
+    sessions = _idle.get(asked_for)
+    if sessions:
+        gen.close()
+        session, plans = sessions.pop()
+        connection = kind(session)
+    else:
+        connection, plans = waiting.wait_conn(gen, interval=interval, timeout=timeout), _Plans()
+    connection._prepared = plans
+    _asked_for[connection] = asked_for
+    return connection
 
 
 @contextmanager
@@ -219,10 +307,12 @@ def blocking_statements() -> Iterator[None]:
     before = waiting.wait_conn_async
     psycopg.AsyncConnection.wait = _wait  # type: ignore[method-assign]
     psycopg.AsyncConnection.commit = _commit  # type: ignore[method-assign]
+    psycopg.AsyncConnection.close = _close  # type: ignore[method-assign]
     waiting.wait_conn_async = _wait_conn
     try:
         yield
     finally:
         psycopg.AsyncConnection.wait = _wait_plainly  # type: ignore[method-assign]
         psycopg.AsyncConnection.commit = _commit_plainly  # type: ignore[method-assign]
+        psycopg.AsyncConnection.close = _close_plainly  # type: ignore[method-assign]
         waiting.wait_conn_async = before

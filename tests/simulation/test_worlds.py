@@ -13,6 +13,7 @@ from tests.simulation.coverage import EXPECTED, missing
 from tests.simulation.plan import AMBUSHES, plan_of
 from tests.simulation.run import Result, prepared, run
 from tests.simulation.shrink import shrink
+from tests.simulation.stage import Ready, Stage
 from tests.support.postgres import WorkerDatabases
 
 SEEDS = range(11, 17)
@@ -20,7 +21,7 @@ RULE = "a charge is not what the evidence gives"
 
 
 @pytest.fixture(scope="module")
-def stage(databases: WorkerDatabases) -> Iterator[WorkerDatabases]:
+def stage(databases: WorkerDatabases) -> Iterator[Stage]:
     with prepared(databases) as ready:
         yield ready
 
@@ -33,19 +34,37 @@ def _logs_as_before() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_world_breaks_no_rule(stage: WorkerDatabases, seed: int) -> None:
+def test_a_world_breaks_no_rule(stage: Stage, seed: int) -> None:
     result = run(plan_of(seed), stage)
     assert result.violation is None, f"{result.violation}\nagain: make sim SEED={seed}"
 
 
-def test_a_seed_gives_the_same_world_again(stage: WorkerDatabases) -> None:
+def test_a_seed_gives_the_same_world_again(stage: Stage) -> None:
     first, second = run(plan_of(21), stage), run(plan_of(21), stage)
     assert first.trace == second.trace
     assert len(first.trace) > 10
 
 
+def test_a_world_leaves_nothing_to_the_next_one(databases: WorkerDatabases) -> None:
+    def rows(ready: Ready) -> dict[str, list[tuple[object, ...]]]:
+        tables = ready.auditor.execute(
+            "select oid::regclass::text from pg_class where relkind = 'r' and relowner <> 10"
+        )
+        return {name: ready.auditor.execute(f"table {name}".encode()).fetchall() for (name,) in tables.fetchall()}
+
+    with prepared(databases) as stage:
+        with stage.fresh() as ready:
+            before, first = rows(ready), ready
+        result = run(plan_of(12), stage)
+        with stage.fresh() as ready:
+            assert ready is first, "it was cloned anew"
+            assert rows(ready) == before
+    assert result.fired["entry grant"], "nothing happened"
+    assert before["rate_cards"]
+
+
 def test_billing_the_silence_tail_is_found_and_shrunk_to_a_few_events(
-    stage: WorkerDatabases, monkeypatch: pytest.MonkeyPatch
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def without_last_proof(kind: SegmentType, offset: Micros, policy: Policy) -> buckets.Reason | None:
         reason = judged(kind, offset, policy)

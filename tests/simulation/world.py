@@ -148,7 +148,7 @@ class Request:
 class World:
     """See the module; :meth:`live` it once."""
 
-    def __init__(self, plan: Plan, url: str, owner: str) -> None:
+    def __init__(self, plan: Plan, url: str, auditors: psycopg.Connection[Any]) -> None:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         self.loop = loop
@@ -161,14 +161,12 @@ class World:
         self.seen: Counter[str] = Counter()
         self._settings = world_settings()
         self._url = url
-        # Each of the auditor's statements is planned once: what it reads is small, so no plan is a bad one.
-        self._connection = psycopg.connect(owner, autocommit=True, options="-c plan_cache_mode=force_generic_plan")
         self.provider.mishaps = lambda: sum(self.traps.fired.values()) + self._lives
         self.provider.skew = 2 * SKEW
         self.provider.closed = self._tempt
         between = spacing(self._settings.provider_max_rps)
         self.provider.most_a_second = (US_PER_S + PERMIT_LASTS + 2 * SKEW) // between + 1
-        self.auditor = Auditor(self._connection, self.provider, self.clock, self.traps, SKEW)
+        self.auditor = Auditor(auditors, self.provider, self.clock, self.traps, SKEW)
         self.requests: list[Request] = []
         self._lives = 0
         self._processes: list[Process | None] = [None] * plan.processes
@@ -968,7 +966,6 @@ class World:
         for process in self._processes:
             if process is not None:
                 await process.stop()
-        self._connection.close()
 
 
 async def prepare(url: str) -> None:
