@@ -14,7 +14,7 @@ from typing import Final, cast
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import Row, Update, select, tuple_, update
+from sqlalchemy import Row, Update, and_, bindparam, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import OperationalError
 from starlette.requests import Request
@@ -41,6 +41,10 @@ PURGED: Final = "purged"
 PURGE_BATCH: Final = 1_000
 STORED_REFUSALS: Final = frozenset({402, 422})
 LOCK_NOT_AVAILABLE: Final = "55P03"
+_THIS: Final = and_(idempotency.c.account_id == bindparam("of_account"), idempotency.c.key_hash == bindparam("of_key"))
+_CLAIM: Final = upsert(idempotency).on_conflict_do_nothing().returning(idempotency.c.key_hash)
+_CLAIMED: Final = select(idempotency).where(_THIS)
+_COMPLETE: Final = update(idempotency).where(_THIS)
 REPLAYED: Final = {"Idempotency-Replayed": "true"}
 
 
@@ -114,22 +118,17 @@ async def claim(
 
     Raises a :class:`~app.errors.Problem`: 422 if that was another request, 409 if it holds the key for too long.
     """
-    statement = (
-        upsert(idempotency)
-        .values(
-            account_id=account_id,
-            key_hash=key.key_hash,
-            request_hash=key.request_hash,
-            state="pending",
-            session_id=session_id,
-            created_at=now,
-            purge_at=now + KEPT,
-        )
-        .on_conflict_do_nothing()
-        .returning(idempotency.c.key_hash)
-    )
+    pending = {
+        "account_id": account_id,
+        "key_hash": key.key_hash,
+        "request_hash": key.request_hash,
+        "state": "pending",
+        "session_id": session_id,
+        "created_at": now,
+        "purge_at": now + KEPT,
+    }
     try:
-        if (await transaction.execute(statement)).one_or_none() is not None:
+        if (await transaction.execute(_CLAIM, pending)).one_or_none() is not None:
             return None
     except OperationalError as error:
         if getattr(error.orig, "sqlstate", None) == LOCK_NOT_AVAILABLE:
@@ -152,11 +151,8 @@ async def earlier_answer(transaction: Transaction, account_id: UUID, key: Idempo
 
 async def claimed(transaction: Transaction, account_id: UUID, key: IdempotencyKey) -> Row[tuple[object, ...]] | None:
     """The row of the request that has the key; null if none has. A :class:`~app.errors.Problem`, 422: another one's."""
-    row = (
-        await transaction.execute(
-            select(idempotency).where(idempotency.c.account_id == account_id, idempotency.c.key_hash == key.key_hash)
-        )
-    ).one_or_none()
+    this = {"of_account": account_id, "of_key": key.key_hash}
+    row = (await transaction.execute(_CLAIMED, this)).one_or_none()
     if row is not None and row._mapping["request_hash"] != key.request_hash:
         errors = [FieldError("/Idempotency-Key", "was used for another request")]
         raise Problem(IDEMPOTENCY_CONFLICT, "use a new Idempotency-Key for a new request", errors=errors)
@@ -171,11 +167,9 @@ async def complete(
     transaction: Transaction, account_id: UUID, key: IdempotencyKey, answer: Answer, sealed: bytes | None = None
 ) -> None:
     """Store the answer beside the claimed key."""
-    await transaction.execute(
-        update(idempotency)
-        .where(idempotency.c.account_id == account_id, idempotency.c.key_hash == key.key_hash)
-        .values(state="done", status=answer.status, body=encode(answer.storable), sealed=sealed)
-    )
+    this = {"of_account": account_id, "of_key": key.key_hash}
+    done = {"state": "done", "status": answer.status, "body": encode(answer.storable), "sealed": sealed}
+    await transaction.execute(_COMPLETE, {**this, **done})
 
 
 def stored_answer(row: Row[tuple[object, ...]]) -> Answer:

@@ -26,6 +26,18 @@ _GRANTS: Final = select(
 ).where(grants.c.account_id == _MINE)
 _REMAINS: Final = grants.c.remaining > 0
 _REMAINING_GRANTS: Final = _GRANTS.where(_REMAINS)
+_SESSION_DEBITS: Final = (
+    select(entries.c.id)
+    .where(entries.c.account_id == _MINE, entries.c.session_id == bindparam("session"))
+    .where(entries.c.kind.in_([EntryKind.CHARGE.value, EntryKind.RERATE.value]), entries.c.amount < 0)
+    .order_by(entries.c.seq)
+)
+_DEBITS_FUNDING: Final = (
+    select(funding)
+    .join(entries, (entries.c.account_id == funding.c.account_id) & (entries.c.id == funding.c.entry_id))
+    .where(funding.c.account_id == _MINE, funding.c.debit_entry_id.in_(bindparam("debits", expanding=True)))
+    .order_by(entries.c.seq, funding.c.line)
+)
 _HOLD: Final = select(holds.c.changes, holds.c.state).where(
     holds.c.account_id == _MINE, holds.c.session_id == bindparam("session")
 )
@@ -177,29 +189,11 @@ async def _owed(transaction: Transaction, account_id: UUID, debits: Sequence[UUI
 
 async def paid_debits(transaction: Transaction, account_id: UUID, session_id: UUID) -> list[PaidDebit]:
     """What a session was debited, oldest first, and what became of the funding of each debit."""
-    debits = list(
-        (
-            await transaction.execute(
-                select(entries.c.id)
-                .where(
-                    entries.c.account_id == account_id,
-                    entries.c.session_id == session_id,
-                    entries.c.kind.in_([EntryKind.CHARGE.value, EntryKind.RERATE.value]),
-                    entries.c.amount < 0,
-                )
-                .order_by(entries.c.seq)
-            )
-        ).scalars()
-    )
+    debits = list((await transaction.execute(_SESSION_DEBITS, {"mine": account_id, "session": session_id})).scalars())
     drawn: dict[UUID, list[Line]] = defaultdict(list)
     repaid: dict[UUID, list[Line]] = defaultdict(list)
     returned: dict[UUID, list[Line]] = defaultdict(list)
-    rows = await transaction.execute(
-        select(funding)
-        .join(entries, (entries.c.account_id == funding.c.account_id) & (entries.c.id == funding.c.entry_id))
-        .where(funding.c.account_id == account_id, funding.c.debit_entry_id.in_(debits))
-        .order_by(entries.c.seq, funding.c.line)
-    )
+    rows = await transaction.execute(_DEBITS_FUNDING, {"mine": account_id, "debits": debits})
     for row in rows:
         debit = row.debit_entry_id
         if row.amount < 0:

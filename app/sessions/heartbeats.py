@@ -6,10 +6,10 @@ so of a settled session they are known for ever; what came after its last charge
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ColumnElement, Table, cast, func, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Table, bindparam, cast, func, select, tuple_
 
 from app.core.packing import unpack_instants
 from app.core.units import US_PER_S, Instant
@@ -18,28 +18,36 @@ from app.db.tables import charges, ticks
 from app.sessions.records import Session
 
 
+def _of(table: Table) -> ColumnElement[Any]:
+    return tuple_(table.c.account_id, table.c.session_id).in_(bindparam("these", expanding=True))
+
+
+# As numbers: there may be many, and to make a date of each takes longer than to read it.
+_RECEIVED_AT: Final = cast(func.extract("epoch", ticks.c.received_at) * US_PER_S, BigInteger)
+_HEARD: Final = (
+    select(ticks.c.session_id, func.array_agg(_RECEIVED_AT))
+    .where(_of(ticks))
+    .group_by(ticks.c.account_id, ticks.c.session_id)
+)
+_PACKED: Final = select(charges.c.session_id, charges.c.ticks).where(_of(charges))
+
+
 async def load_heartbeats(transaction: Transaction, found: Sequence[Session]) -> dict[UUID, list[Instant]]:
     """When heartbeats of each session were received, in order, by the session's id.
 
     Two within one microsecond are two; whether their rows are still there makes no difference.
     """
-    # As numbers: there may be many, and to make a date of each takes longer than to read it.
-    received_at = cast(func.extract("epoch", ticks.c.received_at) * US_PER_S, BigInteger)
-    rows = await transaction.execute(
-        select(ticks.c.session_id, func.array_agg(received_at))
-        .where(_of(ticks, found))
-        .group_by(ticks.c.account_id, ticks.c.session_id)
-    )
+    rows = await transaction.execute(_HEARD, _these(found))
     heard: dict[UUID, Counter[Instant]] = defaultdict(Counter)
     for session_id, instants in rows:
         heard[session_id].update(map(Instant, instants))
     charged = [session for session in found if session.settled_at is not None]
     if charged:
-        packed = await transaction.execute(select(charges.c.session_id, charges.c.ticks).where(_of(charges, charged)))
+        packed = await transaction.execute(_PACKED, _these(charged))
         for session_id, instants in packed:
             heard[session_id] |= Counter(unpack_instants(instants))
     return {session.id: sorted(heard[session.id].elements()) for session in found}
 
 
-def _of(table: Table, found: Sequence[Session]) -> ColumnElement[Any]:
-    return tuple_(table.c.account_id, table.c.session_id).in_([tuple(session.key) for session in found])
+def _these(found: Sequence[Session]) -> dict[str, Any]:
+    return {"these": [tuple(session.key) for session in found]}

@@ -76,6 +76,10 @@ _SESSION: Final = select(*SESSION_COLUMNS).where(
     sessions.c.account_id == bindparam("of"), sessions.c.id == bindparam("session")
 )
 _LOCKED: Final = _SESSION.with_for_update()
+_CHANGE: Final = update(sessions).where(
+    sessions.c.account_id == bindparam("of_account"), sessions.c.id == bindparam("of_session")
+)
+_INSERT_STEP: Final = insert(session_steps)
 
 
 def session_of(row: Row[Any]) -> Session:
@@ -176,24 +180,19 @@ async def load_steps(transaction: Transaction, key: AccountThing) -> list[Step]:
 
 async def change_session(transaction: Transaction, session: Session, **values: Any) -> None:
     """Change columns of a locked session."""
-    await transaction.execute(
-        update(sessions)
-        .where(sessions.c.account_id == session.account_id, sessions.c.id == session.id)
-        .values(**values)
-    )
+    await transaction.execute(_CHANGE, {"of_account": session.account_id, "of_session": session.id, **values})
 
 
 async def _record_step(
     transaction: Transaction, session: Session, before: State | None, after: State, n: int, why: str, at: Instant
 ) -> None:
-    await transaction.execute(
-        insert(session_steps).values(
-            account_id=session.account_id,
-            session_id=session.id,
-            n=n,
-            from_state=None if before is None else before.value,
-            to_state=after.value,
-            why=why,
-            at=at,
-        )
-    )
+    made = {
+        "account_id": session.account_id,
+        "session_id": session.id,
+        "n": n,
+        "from_state": None if before is None else before.value,
+        "to_state": after.value,
+        "why": why,
+        "at": at,
+    }
+    await transaction.execute(_INSERT_STEP, made)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, and_, bindparam, or_, select, union_all, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.core.ids import AccountThing
 from app.core.lifecycle import RECONCILED, State
@@ -81,7 +82,16 @@ def _far(state: State, at: Instant) -> ColumnElement[bool]:
     return and_(sessions.c.state == state.value, sessions.c.due_at > at)
 
 
+def _take(*, even_if_not_due: bool) -> ReturningUpdate[Any]:
+    now = bindparam("now", type_=InstantType)
+    due = or_(sessions.c.due_at.is_not(None), _answers_to_requests) if even_if_not_due else sessions.c.due_at <= now
+    this = and_(sessions.c.account_id == bindparam("of_account"), sessions.c.id == bindparam("of_session"))
+    return update(sessions).where(this, _free(now), due).returning(sessions.c.id)
+
+
 _DUE: Final = _due()
+_TAKE: Final = _take(even_if_not_due=False)
+_TAKE_ANY: Final = _take(even_if_not_due=True)
 
 
 class Leases:
@@ -121,15 +131,10 @@ class Leases:
         """The token of a lease on the session; null if it is leased to somebody or not due (any more)."""
         now = self._clock.now()
         token = self._ids.new()
-        free = _free(now)
-        due = or_(sessions.c.due_at.is_not(None), _answers_to_requests) if even_if_not_due else sessions.c.due_at <= now
+        lease = {"lease_token": token, "lease_until": Instant(now + self._lease)}
+        this = {"of_account": session.account_id, "of_session": session.id, "now": now}
         async with self._database.transaction() as transaction:
-            claimed = await transaction.execute(
-                update(sessions)
-                .where(sessions.c.account_id == session.account_id, sessions.c.id == session.id, free, due)
-                .values(lease_token=token, lease_until=Instant(now + self._lease))
-                .returning(sessions.c.id)
-            )
+            claimed = await transaction.execute(_TAKE_ANY if even_if_not_due else _TAKE, {**this, **lease})
             return token if claimed.one_or_none() is not None else None
 
     async def mark_failing(self, session: AccountThing, now: Instant) -> None:

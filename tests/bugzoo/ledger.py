@@ -182,14 +182,12 @@ BUGS: Final = (
         patches=(
             Patch(
                 "app.ledger.rows",
-                "        .where(funding.c.account_id == account_id, funding.c.debit_entry_id.in_(debits))\n",
+                "    .order_by(entries.c.seq, funding.c.line)\n)\n_HOLD: Final",
                 """\
-        .where(
-            funding.c.account_id == account_id,
-            funding.c.debit_entry_id.in_(debits),
-            (funding.c.amount > 0) | (entries.c.kind == EntryKind.REFUND.value),
-        )
-""",
+    .where((funding.c.amount > 0) | (entries.c.kind == EntryKind.REFUND.value))
+    .order_by(entries.c.seq, funding.c.line)
+)
+_HOLD: Final""",
             ),
         ),
         found_by=_HISTORIES,
