@@ -132,9 +132,16 @@ def _origins(values: tuple[str, ...]) -> tuple[str, ...]:
     return values
 
 
+def _network(text: str) -> IPv4Network | IPv6Network:
+    network = ip_network(text)
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    # Peers are known by the IPv4 address that they have.
+    return network if mapped is None else IPv4Network((mapped, max(0, network.prefixlen - 96)))
+
+
 def _networks(value: Any) -> Any:
     try:
-        return tuple(ip_network(text) for text in _texts(value))
+        return tuple(_network(text) for text in _texts(value))
     except ValueError:
         raise ValueError("each must be an address or a network, such as 10.0.0.7 or 10.0.0.0/8") from None
 

@@ -66,6 +66,12 @@ _DROP_OLD_BODIES: Final = text("select drop_old_bodies(:older_than, :most)")
 _NOT_READABLE: Final = text(
     "select count(*) from unnest(cast(:names as text[])) name "
     "where to_regclass(name) is null or not has_table_privilege(to_regclass(name), 'select')"
+    " or (name = 'ticks' and not has_table_privilege(to_regclass(name), 'insert'))"
+)
+_MISSING_COLUMNS: Final = text(
+    "select count(*) from unnest(cast(:names as text[]), cast(:columns as text[])) expected (name, column_name) "
+    "where not exists (select from pg_attribute a where a.attrelid = to_regclass(expected.name) "
+    "and a.attname = expected.column_name and not a.attisdropped)"
 )
 
 _UNSAFE: Final = {
@@ -177,9 +183,10 @@ class Database:
         async with self._translated(), self._place(), self._engine.begin() as connection:
             # Handed to the driver itself: through the layers above, this would be half the cost of a transaction.
             driver: Any = (await connection.get_raw_connection()).driver_connection
-            driver.patience_s = statement_timeout_ms / 1_000 + ANSWER_MARGIN_S
+            driver.patience_s = min(statement_timeout_ms, STATEMENT_TIMEOUT_MS) / 1_000 + ANSWER_MARGIN_S
             try:
                 await driver.execute(_begin(mode, statement_timeout_ms))
+                driver.patience_s = statement_timeout_ms / 1_000 + ANSWER_MARGIN_S
             except BaseException as error:
                 await connection.invalidate(error)
                 if isinstance(error, psycopg.Error):
@@ -270,6 +277,11 @@ class Database:
             lacking = (await connection.execute(_NOT_READABLE, {"names": sorted(metadata.tables)})).scalar_one()
             if lacking:
                 found.append(f"{lacking} tables are missing or closed to the service's role: run talktime migrate")
+            expected = [(table.name, column.name) for table in metadata.tables.values() for column in table.columns]
+            names, columns = map(list, zip(*expected, strict=True))
+            missing = (await connection.execute(_MISSING_COLUMNS, {"names": names, "columns": columns})).scalar_one()
+            if missing:
+                found.append(f"{missing} columns are missing: run talktime migrate")
             for name, unsafe in _UNSAFE.items():
                 if (await connection.execute(text(f"show {name}"))).scalar_one() == unsafe:
                     found.append(f"{name} is off: acknowledged heartbeats could be lost")

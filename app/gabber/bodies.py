@@ -30,7 +30,14 @@ MIN_PART_OF_KEY: Final = 4
 
 REMOVED: Final = b"[removed]"
 
-_WEBHOOK: Final = re.compile(rb"(webhooks(?:\\?/|%2[Ff])gabber(?:\\?/|%2[Ff]))[A-Za-z0-9_-]+")
+MIN_TOKEN: Final = 80
+"""Shorter than the token of a webhook, or of a connection: a run of so many of its characters is nothing else."""
+
+MAX_ESCAPES: Final = 4
+"""A secret is looked for behind so many layers of escapes."""
+
+_TOKEN: Final = re.compile(rb"[A-Za-z0-9_-]{%d,}" % MIN_TOKEN)
+_ESCAPE: Final = re.compile(rb"\\u00([0-7][0-9A-Fa-f])|%([0-7][0-9A-Fa-f])|\\([/\\\"])|\x00")
 
 
 class Recording:
@@ -53,11 +60,10 @@ class Recording:
         """Take down an answer: its whole ``body``, or null and what came of it on the ``wire``."""
         whole = body is not None
         read = body if body is not None else inflated(wire, response)
-        content, removed = self._secret.subn(REMOVED, read)
-        content, webhooks = _WEBHOOK.subn(rb"\1" + REMOVED, content)
+        content, redacted = self._scrubbed(read)
         if not whole:
             content, part = self._without_part_of_key(content[:MAX_KEPT_OF_FAILED])
-            removed += part
+            redacted = redacted or part
         self.bodies.append(
             RawBody(
                 page=len(self.bodies) + 1,
@@ -68,9 +74,22 @@ class Recording:
                 digest=hashlib.sha256(content).digest(),
                 packed=zlib.compress(content),
                 truncated=not whole,
-                redacted=bool(removed or webhooks),
+                redacted=redacted,
             )
         )
+
+    def _scrubbed(self, content: bytes) -> tuple[bytes, bool]:
+        """The content without secrets, and whether there were any. What hides one behind escapes is not kept at all."""
+        content, keys = self._secret.subn(REMOVED, content)
+        content, tokens = _TOKEN.subn(REMOVED, content)
+        plainer = content
+        for _ in range(MAX_ESCAPES):
+            plainer, escapes = _ESCAPE.subn(_unescaped, plainer)
+            if not escapes:
+                break
+            if self._secret.search(plainer) or _TOKEN.search(plainer):
+                return REMOVED, True
+        return content, bool(keys or tokens)
 
     def _type_of(self, response: httpx.Response) -> str | None:
         told = response.headers.get("content-type")
@@ -83,6 +102,14 @@ class Recording:
             if content.endswith(key[:length]):
                 return content[:-length] + REMOVED, True
         return content, False
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    by_number, by_percent, by_slash = found.groups()
+    if by_slash is not None:
+        return bytes(by_slash)
+    number = by_number or by_percent
+    return b"" if number is None else bytes((int(number, 16),))
 
 
 def of_a_failure(bodies: Sequence[RawBody]) -> tuple[RawBody, ...]:

@@ -52,7 +52,7 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     elif text.count(":") == 1:
         text = text.partition(":")[0]
     try:
-        address = ip_address(text)
+        address = ip_address(text.partition("%")[0])  # a zone says something to that machine alone, and may be any text
     except ValueError:
         return None
     # What comes by IPv4 through a socket for both is the IPv4 address that it was.

@@ -96,6 +96,9 @@ class Endings:
                 why = "the provider ended it"
                 await take_step(transaction, session, State.OVER, why, now, over_at=now, ended_at=now, due_at=now)
                 book.emit(STEP_EVENTS[State.OVER], {"session_id": session.public_id, "why": why})
+            elif session.state is State.OVER and ended:
+                # The word of before may have been wrong, and this one not.
+                await change_session(transaction, session, ended_at=now)
             elif session.state is State.LIVE and session.due_at is not None and session.due_at > now:
                 await change_session(transaction, session, due_at=now)
             state = State.OVER if is_over else session.state

@@ -9,7 +9,20 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, or_, select, union_all, update
+from sqlalchemy import (
+    ColumnElement,
+    CompoundSelect,
+    Executable,
+    Select,
+    and_,
+    bindparam,
+    not_,
+    or_,
+    select,
+    true,
+    union_all,
+    update,
+)
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.core.ids import AccountThing
@@ -48,6 +61,15 @@ _PULLED: Final = RECONCILED | {State.SETTLED}
 _answers_to_requests = sessions.c.state.in_([State.SETTLED.value, State.REVIEW.value])
 
 
+_TOLD: Final = (
+    sessions.c.account_id,
+    sessions.c.id,
+    sessions.c.state,
+    sessions.c.due_at,
+    sessions.c.failing_since,
+)
+
+
 def _due() -> Select[Any]:
     now = bindparam("now", type_=InstantType)
     # The hold of a review that took too long is freed before anything else, which needs no pull.
@@ -55,23 +77,31 @@ def _due() -> Select[Any]:
     pulls = and_(or_(sessions.c.state.in_(_PULLED), looked_at), sessions.c.provider_session_id.is_not(None))
     failed = sessions.c.attempts > 0
     found = [
-        select(
-            sessions.c.account_id,
-            sessions.c.id,
-            sessions.c.state,
-            sessions.c.due_at,
-            sessions.c.failing_since,
-            pulls.label("pulls"),
-            failed.label("failed"),
-        )
+        select(*_TOLD, pulls.label("pulls"), failed.label("failed"))
         .where(sessions.c.due_at <= now, _free(now), kind)
         .order_by(sessions.c.due_at)
         .limit(bindparam("limit"))
         .subquery()
-        for kind in (sessions.c.attempts == 0, failed)
+        # A crowd of one kind, which cannot be pulled while the provider refuses us, hides none of another.
+        for kind in (not_(pulls), and_(pulls, not_(failed)), and_(pulls, failed))
     ]
-    both = union_all(*(select(part) for part in found)).subquery()
-    return select(both).order_by(both.c.due_at)
+    all_kinds = union_all(*(select(part) for part in found)).subquery()
+    return select(all_kinds).order_by(all_kinds.c.due_at)
+
+
+def _in_vain() -> CompoundSelect[Any]:
+    """Those whose wait for evidence has to begin, and those for whom it has passed; each leaves by being dealt with."""
+    now, due_before = bindparam("now", type_=InstantType), bindparam("due_before", type_=InstantType)
+    failing_before = bindparam("failing_before", type_=InstantType)
+    found = [
+        select(*_TOLD, true().label("pulls"), (sessions.c.attempts > 0).label("failed"))
+        .where(sessions.c.due_at <= due_before, _free(now), sessions.c.state.in_(RECONCILED), kind)
+        .order_by(sessions.c.due_at)
+        .limit(bindparam("limit"))
+        .subquery()
+        for kind in (sessions.c.failing_since.is_(None), sessions.c.failing_since <= failing_before)
+    ]
+    return union_all(*(select(part) for part in found))
 
 
 def _free(now: Any) -> ColumnElement[bool]:
@@ -90,6 +120,7 @@ def _take(*, even_if_not_due: bool) -> ReturningUpdate[Any]:
 
 
 _DUE: Final = _due()
+_IN_VAIN: Final = _in_vain()
 _TAKE: Final = _take(even_if_not_due=False)
 _TAKE_ANY: Final = _take(even_if_not_due=True)
 
@@ -108,13 +139,23 @@ class Leases:
         self._lease = lease
 
     async def due(self, limit: int) -> list[Due]:
-        """Sessions that are due and leased to nobody, longest due first: ``limit``, and as many whose last pull failed.
+        """Sessions that are due and leased to nobody, longest due first.
 
-        Each kind is looked for by itself, so that any number of one never hides the other.
+        At most ``limit`` that need no pull, ``limit`` that do, and ``limit`` whose last pull failed. Each kind is
+        looked for by itself, so that any number of one never hides another.
         """
-        now = self._clock.now()
+        return await self._found(_DUE, {"now": self._clock.now(), "limit": limit})
+
+    async def in_vain(self, limit: int, *, due_before: Instant, failing_before: Instant) -> list[Due]:
+        """Sessions that still run, leased to nobody and due since ``due_before``, which nobody can pull.
+
+        At most ``limit`` whose wait for evidence has not begun, and ``limit`` for whom it began by ``failing_before``.
+        """
+        asked = {"due_before": due_before, "failing_before": failing_before}
+        return await self._found(_IN_VAIN, {"now": self._clock.now(), "limit": limit, **asked})
+
+    async def _found(self, statement: Executable, asked: Mapping[str, Any]) -> list[Due]:
         async with self._database.reading() as transaction:
-            rows = await transaction.execute(_DUE, {"now": now, "limit": limit})
             return [
                 Due(
                     AccountThing(row.account_id, row.id),
@@ -124,7 +165,7 @@ class Leases:
                     row.due_at,
                     row.failing_since,
                 )
-                for row in rows
+                for row in await transaction.execute(statement, asked)
             ]
 
     async def take(self, session: AccountThing, *, even_if_not_due: bool = False) -> UUID | None:

@@ -1,6 +1,7 @@
 """Reconciliation: which sessions are worked on, when, and by whom. What is done to each is in :mod:`.work`."""
 
 import asyncio
+from collections.abc import Container
 from typing import Final
 from uuid import UUID
 
@@ -129,10 +130,8 @@ class Reconciler:
         in_hand = {due.session for due in self._working.values()}
         found = [due for due in await self._leases.due(MAX_BATCH) if due.session not in in_hand]
         may_pull = True
-        refused: list[Due] = []
         for due in sorted(found, key=lambda due: due.pulls):  # else those in need of no pull would wait for a permit
             if due.pulls and not may_pull:
-                refused.append(due)
                 continue
             if due.failed and not self._has_place(due):
                 continue
@@ -143,37 +142,44 @@ class Reconciler:
                 reserved = await self._permits.reserve(Purpose.PULL)
                 if isinstance(reserved, NotNow):
                     may_pull = False
-                    refused.append(due)
                     continue
                 permit = reserved
             task = asyncio.create_task(self._guarded(due.session, permit), name=f"reconcile {due.session.id}")
             self._working[task] = due
             task.add_done_callback(self._working.pop)
             begun.append(task)
-        for due in refused:
-            try:
-                await self._count_as_asked_in_vain(due)
-            except DatabaseUnavailable:
-                return
-            except Exception:
-                log.exception("reconcile.broke", session_id=str(due.session.id))
+        if not may_pull:
+            await self._count_those_asked_in_vain(in_hand)
 
-    async def _count_as_asked_in_vain(self, due: Due) -> None:
-        """The session's timeline was not asked for, as the provider takes no request; it is missing all the same.
+    async def _count_those_asked_in_vain(self, in_hand: Container[AccountThing]) -> None:
+        """Nobody's timeline is asked for, as the provider takes no request; they are missing all the same.
 
-        After the wait for evidence the session is a review, whichever is asked for first when the provider answers
-        again.
+        After the wait for evidence a session is a review, whichever is asked for first when the provider answers again,
+        and however many there are: each round goes on with those whom the last one has not come to.
         """
         now = self._clock.now()
-        if due.state not in RECONCILED or now - due.due_at < REFUSED_FOR:
+        due_before = Instant(now - REFUSED_FOR)
+        failing_before = Instant(now - self._limits.evidence_wait)
+        try:
+            for due in await self._leases.in_vain(MAX_BATCH, due_before=due_before, failing_before=failing_before):
+                if due.session not in in_hand:
+                    await self._count_as_asked_in_vain(due, now)
+        except DatabaseUnavailable:
             return
-        if due.failing_since is None:
-            await self._leases.mark_failing(due.session, now)
-        elif now - due.failing_since >= self._limits.evidence_wait:
+
+    async def _count_as_asked_in_vain(self, due: Due, now: Instant) -> None:
+        try:
+            if due.failing_since is None:
+                await self._leases.mark_failing(due.session, now)
+                return
             token = await self._leases.take(due.session)
             if token is not None:
                 failure = PullFailed(kind=PullFailure.RATE_LIMITED, detail="the provider takes no request")
                 await self._write(due.session, token, failure)
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            log.exception("reconcile.broke", session_id=str(due.session.id))
 
     def _has_place(self, due: Due) -> bool:
         taken = [other for other in self._working.values() if other.pulls == due.pulls]

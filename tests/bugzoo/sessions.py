@@ -527,8 +527,8 @@ BUGS: Final = (
         patches=(
             Patch(
                 "app.settlement.reconciler",
-                "        elif now - due.failing_since >= self._limits.evidence_wait:\n",
-                "        elif now < due.failing_since:\n",
+                "            await self._count_those_asked_in_vain(in_hand)\n",
+                "            pass\n",
             ),
         ),
         found_by=_test("test_settlement.py::test_a_provider_that_refuses_everybody_keeps_no_crowds_credits"),
@@ -610,6 +610,18 @@ BUGS: Final = (
             ),
         ),
         found_by=_test("test_late_evidence.py::test_what_grows_after_an_accepted_loss_is_charged_by_itself"),
+    ),
+    Bug(
+        name="crowd-hides-the-rest",
+        does="those who need no pull are looked for among those who wait for one, and no more than fit a round",
+        patches=(
+            Patch(
+                "app.settlement.leases",
+                "        for kind in (not_(pulls), and_(pulls, not_(failed)), and_(pulls, failed))\n",
+                "        for kind in (not_(failed), failed)\n",
+            ),
+        ),
+        found_by=_test("test_settlement.py::test_nor_does_a_crowd_larger_than_a_round_hide_anybody"),
     ),
     Bug(
         name="word-outlives-proof",

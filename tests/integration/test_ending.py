@@ -153,6 +153,20 @@ async def test_one_of_which_nothing_was_heard_keeps_no_credits_after_its_end(abl
     assert (settled["state"], settled["held"]) == ("settled", "0")
 
 
+async def test_a_later_word_counts_where_the_first_was_wrong(able: World) -> None:
+    session = await live(able)
+    able.clock.advance(60)
+    assert (await end(able, session)).status_code == 202
+    able.clock.advance(30)
+    able.provider.say(session["provider_session_id"], ("agent", 80), ("silence", 8))
+    assert (await end(able, session)).status_code == 202
+    ended_at = able.clock.now()
+    await able.live_through(session, 150)
+    shown = await able.session(session)
+    assert (shown["state"], shown["over_at"]) == ("settled", format_instant(ended_at))
+    assert [taken["state"] for taken in shown["steps"]] == ["starting", "live", "over", "settled"]
+
+
 async def test_an_unknown_outcome_is_no_word(able: World) -> None:
     session = await live(able)
     await able.heartbeats_until(session, 30)

@@ -825,6 +825,32 @@ async def test_a_provider_that_refuses_everybody_keeps_no_crowds_credits(
         tell(databases.urls.service, CALM)
 
 
+async def test_nor_does_a_crowd_larger_than_a_round_hide_anybody(
+    databases: WorkerDatabases, providers: ProviderHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one whose start was never answered, nor those further back for whom nobody asks the provider."""
+    monkeypatch.setattr("app.settlement.reconciler.MAX_BATCH", 3)
+    terms: dict[str, Any] = {"evidence_wait_s": 7_200, "review_after_s": 3_600}
+    async with world(databases.urls.service, providers.script(), permits=None, **terms) as talktime:
+        tell(databases.urls.service, CALM)
+        pairs = [await live(talktime) for _ in range(11)]
+        user = talktime.user()
+        await talktime.grant(user, "1000")
+        unanswered = await talktime.start_unconfirmed(user)
+        talktime.provider.timeline_status, talktime.provider.retry_after = 429, "3600"
+        talktime.clock.advance(100)
+        await talktime.reconcile()
+        talktime.clock.advance(100)
+        await talktime.reconcile()
+        assert (await talktime.session(unanswered))["state"] == "failed"
+        for _ in range(60):
+            talktime.clock.advance(300)
+            await talktime.reconcile()
+        assert {(await talktime.session(session))["state"] for _, session in pairs} == {"review"}
+        assert {(await talktime.balance(user))["held"] for user, _ in pairs} == {"0"}
+        tell(databases.urls.service, CALM)
+
+
 async def test_a_pull_that_succeeds_begins_the_wait_for_evidence_anew(
     databases: WorkerDatabases, providers: ProviderHost
 ) -> None:

@@ -27,6 +27,7 @@ OURS = tuple(ip_network(text) for text in ("127.0.0.1", "10.0.0.0/8", "2001:db8:
         pytest.param(PEER, ["a" * 5_000], PEER, id="something long"),
         pytest.param(PEER, ["198.51.100.1:4711"], "198.51.100.1", id="with a port"),
         pytest.param(PEER, ["[2001:DB9:0::1]:4711"], "2001:db9::1", id="with brackets, written shortest"),
+        pytest.param(PEER, ["fe80::1%<script>" + "x" * 99], "fe80::1", id="with a zone"),
         pytest.param("::ffff:127.0.0.1", ["198.51.100.1"], "198.51.100.1", id="a socket for both families"),
         pytest.param("testclient", ["198.51.100.1"], "testclient", id="a peer without an address"),
     ],

@@ -96,8 +96,9 @@ PROXIES = "TALKTIME_TRUSTED_PROXIES"
 
 
 def test_proxies_are_addresses_and_networks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(PROXIES, "127.0.0.1, 10.0.0.0/8,fd00::/8")
-    assert [str(one) for one in load_settings().trusted_proxies] == ["127.0.0.1/32", "10.0.0.0/8", "fd00::/8"]
+    monkeypatch.setenv(PROXIES, "127.0.0.1, 10.0.0.0/8,fd00::/8,::ffff:10.0.0.1,::ffff:10.1.0.0/112")
+    taken = ["127.0.0.1/32", "10.0.0.0/8", "fd00::/8", "10.0.0.1/32", "10.1.0.0/16"]
+    assert [str(one) for one in load_settings().trusted_proxies] == taken
     monkeypatch.setenv(PROXIES, "")
     assert load_settings().trusted_proxies == ()
 
