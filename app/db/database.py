@@ -144,6 +144,9 @@ class Database:
             try:
                 await driver.execute(begin)
             except BaseException as error:
+                if isinstance(error, psycopg.Error) and driver.closed:
+                    # Raises as well, and lets the pool give up all connections that are as old as this one.
+                    await connection.exec_driver_sql(begin)
                 await connection.invalidate(error)
                 if isinstance(error, psycopg.Error):
                     raise DatabaseUnavailable(type(error).__name__) from error
