@@ -188,6 +188,9 @@ class Database:
                 await driver.execute(_begin(mode, statement_timeout_ms))
                 driver.patience_s = statement_timeout_ms / 1_000 + ANSWER_MARGIN_S
             except BaseException as error:
+                if isinstance(error, psycopg.Error) and driver.closed:
+                    # Raises as well, and lets the pool give up all connections that are as old as this one.
+                    await connection.exec_driver_sql(begin)
                 await connection.invalidate(error)
                 if isinstance(error, psycopg.Error):
                     raise DatabaseUnavailable(type(error).__name__) from error
