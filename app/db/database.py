@@ -183,9 +183,10 @@ class Database:
         async with self._translated(), self._place(), self._engine.begin() as connection:
             # Handed to the driver itself: through the layers above, this would be half the cost of a transaction.
             driver: Any = (await connection.get_raw_connection()).driver_connection
+            begin = _begin(mode, statement_timeout_ms)
             driver.patience_s = min(statement_timeout_ms, STATEMENT_TIMEOUT_MS) / 1_000 + ANSWER_MARGIN_S
             try:
-                await driver.execute(_begin(mode, statement_timeout_ms))
+                await driver.execute(begin)
                 driver.patience_s = statement_timeout_ms / 1_000 + ANSWER_MARGIN_S
             except BaseException as error:
                 if isinstance(error, psycopg.Error) and driver.closed:

@@ -30,13 +30,17 @@ MIN_PART_OF_KEY: Final = 4
 
 REMOVED: Final = b"[removed]"
 
-MIN_TOKEN: Final = 80
-"""Shorter than the token of a webhook, or of a connection: a run of so many of its characters is nothing else."""
+TOKEN: Final = (80, 400)
+"""As long are tokens of webhooks and of connections, in characters; what is written in them is taken for one."""
 
 MAX_ESCAPES: Final = 4
 """A secret is looked for behind so many layers of escapes."""
 
-_TOKEN: Final = re.compile(rb"[A-Za-z0-9_-]{%d,}" % MIN_TOKEN)
+_WEBHOOK: Final = re.compile(rb"(webhooks(?:\\?/|%2[Ff])gabber(?:\\?/|%2[Ff]))[A-Za-z0-9_-]+")
+_NUMBER: Final = rb"-?[0-9]+[eE]?(?:-?[0-9]+)?(?![A-Za-z0-9_-])"
+_TOKEN: Final = re.compile(
+    rb"(?<![A-Za-z0-9_-])(?!%b)[A-Za-z0-9_-]{%d,%d}(?![A-Za-z0-9_-])" % (_NUMBER, *TOKEN),
+)
 _ESCAPE: Final = re.compile(rb"\\u00([0-7][0-9A-Fa-f])|%([0-7][0-9A-Fa-f])|\\([/\\\"])|\x00")
 
 
@@ -78,18 +82,31 @@ class Recording:
             )
         )
 
+    def without_secrets(self, content: bytes) -> bytes:
+        """The content to make something of: our key and webhooks taken out; nothing of it if it hides one."""
+        found, _, hidden = self._without_known(content)
+        return REMOVED if hidden else found
+
     def _scrubbed(self, content: bytes) -> tuple[bytes, bool]:
-        """The content without secrets, and whether there were any. What hides one behind escapes is not kept at all."""
-        content, keys = self._secret.subn(REMOVED, content)
+        """The content to keep, without whatever looks like a token as well, and whether anything was taken out."""
+        content, known, hidden = self._without_known(content)
+        if hidden:
+            return REMOVED, True
         content, tokens = _TOKEN.subn(REMOVED, content)
+        return content, bool(known or tokens)
+
+    def _without_known(self, content: bytes) -> tuple[bytes, int, bool]:
+        """The content, how many secrets of ours were taken out, and whether escapes hide another one."""
+        content, keys = self._secret.subn(REMOVED, content)
+        content, webhooks = _WEBHOOK.subn(rb"\1" + REMOVED, content)
         plainer = content
         for _ in range(MAX_ESCAPES):
             plainer, escapes = _ESCAPE.subn(_unescaped, plainer)
             if not escapes:
                 break
-            if self._secret.search(plainer) or _TOKEN.search(plainer):
-                return REMOVED, True
-        return content, bool(keys or tokens)
+            if self._secret.search(plainer) or _WEBHOOK.search(plainer):
+                return content, keys + webhooks, True
+        return content, keys + webhooks, False
 
     def _type_of(self, response: httpx.Response) -> str | None:
         told = response.headers.get("content-type")

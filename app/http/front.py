@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import ADDRESS_TOO_LONG, INVALID_REQUEST, UNAVAILABLE, FieldError, Problem
 from app.http.answers import problem_response
@@ -61,7 +61,25 @@ class Front:
         elif (fault := _address_fault(scope)) is not None:
             await problem_response(Problem(INVALID_REQUEST, fault.detail, errors=[fault]))(scope, receive, send)
         else:
-            await self._api(_segmented(scope), receive, send)
+            await self._answered(_segmented(scope), receive, send)
+
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """What broke and was answered as a problem all the same is raised once more by the framework.
+
+        It is logged by then; the server would log it again, and cut a connection on which the next request may be.
+        """
+        whole = False
+
+        async def sending(message: Message) -> None:
+            nonlocal whole
+            await send(message)
+            whole = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+        try:
+            await self._api(scope, receive, sending)
+        except Exception:
+            if not whole:
+                raise
 
 
 def address_too_long() -> Problem:

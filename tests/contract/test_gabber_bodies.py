@@ -162,6 +162,39 @@ async def test_tokens_of_webhooks_are_taken_out(hook: str) -> None:
     assert TOKEN[:20].encode() not in recorded(hook[:-3].encode(), whole=False).content
 
 
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        HOOK.replace("/", "\\u002f"),
+        HOOK.replace("/", "\\u002F").replace("-", "\\u002d"),
+        quote(quote(HOOK, safe=""), safe=""),
+        json.dumps(json.dumps({"webhook": HOOK.replace("/", "\\/")})),
+        HOOK.encode("utf-16-le").decode("latin-1"),
+        "".join(f"\\u{ord(letter):04x}" for letter in ODD_KEY),
+        "".join(f"%{ord(letter):02X}" for letter in ODD_KEY),
+    ],
+)
+async def test_what_hides_a_secret_behind_escapes_is_not_kept_at_all(hidden: str) -> None:
+    body = recorded(f'{{"webhook": "{hidden}"}}'.encode("latin-1"))
+    assert (body.content, body.redacted) == (REMOVED, True)
+    assert Recording(ODD_KEY).without_secrets(hidden.encode("latin-1")) == REMOVED
+
+
+async def test_a_token_is_taken_out_wherever_it_stands_and_no_number_is() -> None:
+    long = "1" * 95
+    said = f'{{"token": "{TOKEN}", "seconds": 0.{long}, "other": 3.{long}e-7, "third": 0.{long}E+2, "minus": -{long}}}'
+    body = recorded(said.encode())
+    assert (body.content.decode(), body.redacted) == (said.replace(TOKEN, "[removed]"), True)
+    assert not recorded(said.replace(TOKEN, "short").encode()).redacted
+
+
+async def test_no_secret_comes_into_the_values_of_a_timeline() -> None:
+    pulled, _ = await pull(ok([[f'"{KEY}"', "1"], ['"x/webhooks/gabber/' + TOKEN + '"', "2"]]))
+    assert KEY not in repr(pulled)
+    assert TOKEN not in repr(pulled)
+    assert "[removed]" in repr(pulled)
+
+
 @pytest.mark.parametrize("length", range(1, len(ODD_KEY)))
 async def test_half_a_key_at_the_end_of_what_came_is_taken_out(length: int) -> None:
     part = ODD_KEY[:length].encode()

@@ -42,6 +42,28 @@ async def test_a_schema_of_another_version_is_refused(databases: WorkerDatabases
             assert (await talktime.client.get("/healthz")).status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ("alter table ticks rename column extra to other", "1 columns are missing: run talktime migrate"),
+        ("alter table accounts drop column alerts, drop column limits", "2 columns are missing: run talktime migrate"),
+        (
+            "revoke insert on ticks from talktime_service",
+            "1 tables are missing or closed to the service's role: run talktime migrate",
+        ),
+    ],
+)
+async def test_a_schema_that_only_seems_to_be_there_is_refused(
+    databases: WorkerDatabases, providers: ProviderHost, change: str, fault: str
+) -> None:
+    with databases.fresh() as urls:
+        async with world(urls.service, providers.script()) as talktime:
+            before = (await readiness(talktime))[1]["faults"]
+            tell(urls.owner, change)
+            status, told = await readiness(talktime)
+            assert (status, set(told["faults"]) - set(before)) == (503, {fault})
+
+
 async def test_a_database_that_is_away_is_told(
     databases: WorkerDatabases, providers: ProviderHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:

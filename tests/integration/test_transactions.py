@@ -90,6 +90,20 @@ async def test_what_does_not_come_to_its_end_leaves_nothing(database: Database, 
         }
 
 
+async def test_one_dead_connection_tells_of_all(databases: WorkerDatabases) -> None:
+    """Else each of them failed a request of its own."""
+    database = Database(databases.urls.service, pool_size=2)
+    async with database.transaction() as one, database.transaction() as other:
+        pids = [(await each.execute(text("select pg_backend_pid()"))).scalar_one() for each in (one, other)]
+    for pid in pids:
+        ask(databases.urls.superuser, f"select pg_terminate_backend({pid}, 5000)")
+    with pytest.raises(DatabaseUnavailable):
+        await database.clock()
+    async with database.transaction() as one, database.transaction() as other:
+        assert [(await each.execute(text("select 1"))).scalar_one() for each in (one, other)] == [1, 1]
+    await database.close()
+
+
 async def test_a_server_that_hangs_is_taken_for_lost(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """It cannot end a statement by itself then, whatever its own limits are."""
     monkeypatch.setattr(app.db.database, "ANSWER_MARGIN_S", 0.2)
