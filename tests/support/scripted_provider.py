@@ -165,5 +165,7 @@ def provider_host() -> Iterator[ProviderHost]:
     try:
         yield host
     finally:
+        for script in host.scripts.values():
+            script.hanging.clear()  # the server waits for what it has begun to answer
         server.should_exit = True
         thread.join()
