@@ -23,13 +23,11 @@ from app.settlement.corrections import (
     Correcting,
     RefundDocument,
     RerateDocument,
-    ReviewAction,
-    ReviewDocument,
-    decide_review,
     refund,
     rerate,
 )
 from app.settlement.reconciler import Reconciler
+from app.settlement.reviews import ReviewAction, ReviewDocument, decide_review
 
 
 def session_correction_routes(

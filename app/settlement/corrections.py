@@ -1,9 +1,8 @@
-"""Corrections of a session's charge: giving back, rating again, deciding a review."""
+"""Corrections of a session's charge: giving back, and rating again."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from enum import StrEnum
-from typing import Annotated, Any, Final
+from dataclasses import dataclass
+from typing import Any, Final
 from uuid import UUID
 
 from pydantic import model_validator
@@ -20,12 +19,11 @@ from app.core.ledger import Grant, GrantKind, GrantState
 from app.core.lifecycle import State
 from app.core.units import Instant, MicroCredits, Micros, format_credits, seconds
 from app.db.database import Transaction
-from app.documents import Document, Flag, PlainString, PositiveCredits, Reason, Text
+from app.documents import Document, Flag, PositiveCredits, Reason, Text
 from app.errors import (
     ALREADY_RATED,
     REFUND_EXCEEDS_CHARGE,
     RERATE_WINDOW_CLOSED,
-    SESSION_NOT_IN_REVIEW,
     SESSION_NOT_SETTLED,
     SESSION_WRITTEN_OFF,
     Problem,
@@ -37,11 +35,10 @@ from app.ledger.book import Book, GrantTerms, LedgerPorts
 from app.ledger.opening import open_book
 from app.pricing.cards import find_card
 from app.pricing.explanation import explain
-from app.sessions.documents import session_document
 from app.sessions.records import Session, load_session
 from app.sessions.routes import unknown_session
-from app.settlement.charges import load_charges, new_charge, post_charge, settle_again
-from app.settlement.evidence import StoredEvidence, evidence_digest, load_evidence, load_new_evidence
+from app.settlement.charges import load_charges, new_charge
+from app.settlement.evidence import StoredEvidence, evidence_digest, load_new_evidence
 
 
 class RefundDocument(Document):
@@ -65,22 +62,9 @@ class RerateDocument(Document):
     dry_run: Flag = False
 
 
-TOO_LATE_FOR_MORE: Final = "it is too late to charge more"
-"""How the step begins by which a review ends after the re-rate window, if it would have raised the charge."""
-
 LATE_LOOK_PARTS: Final = 3
 """A settled session is looked at once more for late evidence after this part of the time in which it may be rated
 again."""
-
-
-class ReviewAction(StrEnum):
-    SETTLE = "settle"
-    WRITE_OFF = "write_off"
-
-
-class ReviewDocument(Document):
-    action: Annotated[ReviewAction, PlainString]
-    reason: Reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,8 +96,8 @@ async def refund(transaction: Transaction, key: AccountThing, asked: RefundDocum
         reason=asked.reason,
         session_id=session.id,
     )
-    goodwill = _give_back(book, amount, why, by)
-    _tell_refund(book, session, by, asked.reason, left, amount)
+    goodwill = give_back_of(book, amount, why, by)
+    tell_refund(book, session, by, asked.reason, left, amount)
     posted = await _posted(transaction, book, session, await book.close())
     return {
         "session_id": session.public_id,
@@ -147,10 +131,10 @@ async def rerate(transaction: Transaction, key: AccountThing, asked: RerateDocum
     rating = await rate_again(transaction, session, other_card)
     if rating.seen_before:
         raise Problem(ALREADY_RATED, "to go back to an earlier rating, refund the difference or adjust the balance")
-    difference, goodwill = _correct(book, session, rating, asked.reason, by)
+    difference, goodwill = draft_difference(book, session, rating, asked.reason, by)
     entries: list[dict[str, Any]] = []
     if rating.is_news and not asked.dry_run:
-        entry_ids = await _post(transaction, book, session, rating, difference, asked.reason, by)
+        entry_ids = await post_difference(transaction, book, session, rating, difference, asked.reason, by)
         entries = await _posted(transaction, book, session, entry_ids)
     rated, after = rating.rated, rating.before + difference
     return {
@@ -239,15 +223,15 @@ async def correct_by_late_evidence(
 
     The book, which must have been opened to correct the session, is closed by it.
     """
-    difference, _ = _correct(book, session, rating, LATE_EVIDENCE, by)
-    await _post(transaction, book, session, rating, difference, LATE_EVIDENCE, by)
+    difference, _ = draft_difference(book, session, rating, LATE_EVIDENCE, by)
+    await post_difference(transaction, book, session, rating, difference, LATE_EVIDENCE, by)
     return difference
 
 
 LATE_EVIDENCE: Final = "evidence that came after the session was settled"
 
 
-def _correct(
+def draft_difference(
     book: Book, session: Session, rating: Rating, reason: str, by: Correcting
 ) -> tuple[MicroCredits, Grant | None]:
     """Draft the difference as far as it goes: how far that is, and the grant of goodwill if one was made."""
@@ -256,7 +240,7 @@ def _correct(
     why = _rerate_of(session, rating, reason)
     if wanted < 0:
         amount = MicroCredits(min(-wanted, sum(debit.left for debit in book.debits)))
-        return MicroCredits(-amount), _give_back(book, amount, why, by) if amount else None
+        return MicroCredits(-amount), give_back_of(book, amount, why, by) if amount else None
     more = MicroCredits(min(wanted, session.authorized - before))
     first = book.debits[0].entry_id if book.debits else None
     return (charge_more(book.account, more, why, first).amount if more > 0 else MicroCredits(0)), None
@@ -272,7 +256,7 @@ def _rerate_of(session: Session, rating: Rating, reason: str) -> Correction:
     )
 
 
-async def _post(
+async def post_difference(
     transaction: Transaction,
     book: Book,
     session: Session,
@@ -299,7 +283,7 @@ async def _post(
             action="session.rerate",
             target=session.public_id,
             before={"charged": format_credits(rating.before)},
-            after={"charged": _told(after.row["amount"]), "given_back": format_credits(MicroCredits(-difference))},
+            after={"charged": told(after.row["amount"]), "given_back": format_credits(MicroCredits(-difference))},
             reason=reason,
         ),
     )
@@ -308,113 +292,8 @@ async def _post(
     return entry_ids
 
 
-async def decide_review(
-    transaction: Transaction, key: AccountThing, asked: ReviewDocument, by: Correcting
-) -> dict[str, Any]:
-    """End a review: settle the session as its evidence is rated, or write it off. The session's document.
-
-    Of a session that was charged before it came into review, the difference is posted as when it is rated again, which
-    after the re-rate window can only lower the charge; what is written off is given back.
-
-    Raises a :class:`~app.errors.Problem`: 404, 409 ``session-not-in-review``.
-    """
-    book = await open_book(transaction, by.ledger, key.account_id, by.now, [key.id], correcting=key.id)
-    session = await load_session(transaction, key, lock=True)
-    if book is None or session is None:
-        raise unknown_session()
-    if session.state is not State.REVIEW:
-        raise Problem(SESSION_NOT_IN_REVIEW, f"the session is {session.state}")
-    free = asked.action is ReviewAction.WRITE_OFF
-    why = f"{'written off' if free else 'settled'} by an operator: {asked.reason}"
-    before = {"state": session.state.value, "charged": _told(session.charged), "written_off": session.written_off}
-    after: dict[str, Any] = {"state": State.SETTLED.value, "charged": _told(session.charged), "written_off": free}
-    book.audit(
-        Audit(
-            actor=by.actor,
-            action=f"session.{asked.action}",
-            target=session.public_id,
-            before=before,
-            after=after,
-            reason=asked.reason,
-        )
-    )
-    if session.charged is None:
-        stored = await load_evidence(transaction, session, interim=False)
-        if not free:
-            session = accepting(session, stored, stored.charge())
-            stored = await load_evidence(transaction, session, interim=False)
-        look_at = None if free else late_look_at(book.now, book.now, by.rerate_window)
-        posted = await post_charge(transaction, book, session, stored, why, free=free, due_at=look_at)
-        after["charged"] = _told(posted.row["amount"])
-        await posted.store(transaction, await book.close())
-    elif free:
-        await _write_off_charged(transaction, book, session, why, asked.reason, by)
-    else:
-        await _settle_charged(transaction, book, session, why, asked.reason, by)
-    settled = await load_session(transaction, key)
-    if settled is None:
-        raise RuntimeError("a session under lock is gone")
-    return await session_document(transaction, settled)
-
-
-def _told(amount: MicroCredits | None) -> str | None:
+def told(amount: MicroCredits | None) -> str | None:
     return None if amount is None else format_credits(amount)
-
-
-def accepting(session: Session, stored: StoredEvidence, rated: Charge) -> Session:
-    """The session once a person has accepted ``stored`` evidence: what contradicts itself in it is decided.
-
-    Of what comes later, that alone is no contradiction any more, and how much was said is measured by this.
-    """
-    if stored.rated is None or not stored.contradictions(rated):
-        return session
-    return replace(session, accepted_snapshot=stored.rated.n)
-
-
-async def _write_off_charged(
-    transaction: Transaction, book: Book, session: Session, why: str, reason: str, by: Correcting
-) -> None:
-    left = MicroCredits(sum(debit.left for debit in book.debits))
-    if left:
-        given_back = Correction(
-            kind=EntryKind.REFUND,
-            natural_key=f"refund:{session.id}:{by.cause}",
-            reason=reason,
-            session_id=session.id,
-        )
-        _give_back(book, left, given_back, by)
-        _tell_refund(book, session, by, reason, left, left)
-    await settle_again(transaction, book, session, why, written_off=True)
-    await book.close()
-
-
-async def _settle_charged(
-    transaction: Transaction, book: Book, session: Session, why: str, reason: str, by: Correcting
-) -> None:
-    rating = await rate_again(transaction, session)
-    if rating.is_news and not rating.seen_before:
-        session = accepting(session, rating.stored, rating.rated)
-        rating = await rate_again(transaction, session)
-    # What is in the customer's favour is never too late; more is charged only while a rating is possible as well.
-    too_late = rating.rated.amount > rating.before and not within_window(session, by.now, by.rerate_window)
-    if too_late:
-        why = f"{TOO_LATE_FOR_MORE}; {why}"
-    anomalies = sorted(anomaly.value for anomaly in rating.rated.anomalies)
-    look_at = late_look_at(session.settled_at or book.now, book.now, by.rerate_window)
-    await settle_again(
-        transaction,
-        book,
-        session,
-        why,
-        due_at=look_at,
-        anomalies=anomalies,
-        accepted_snapshot=session.accepted_snapshot,
-    )
-    if too_late or not rating.is_news or rating.seen_before:
-        await book.close()
-        return
-    difference, _ = _correct(book, session, rating, reason, by)
-    await _post(transaction, book, session, rating, difference, reason, by)
 
 
 async def _settled(transaction: Transaction, key: AccountThing, by: Correcting) -> tuple[Book, Session]:
@@ -435,7 +314,7 @@ async def _posted(
     return [document for document in documents if document["session_id"] == session.public_id]
 
 
-def _give_back(book: Book, amount: MicroCredits, why: Correction, by: Correcting) -> Grant | None:
+def give_back_of(book: Book, amount: MicroCredits, why: Correction, by: Correcting) -> Grant | None:
     def goodwill(of: MicroCredits) -> tuple[Grant, dict[str, Any]]:
         terms = GrantTerms(
             amount=of, kind=GrantKind.PROMOTIONAL, effective_at=by.now, expires_at=Instant(by.now + by.goodwill)
@@ -445,7 +324,7 @@ def _give_back(book: Book, amount: MicroCredits, why: Correction, by: Correcting
     return give_back(book.account, book.debits, amount, why, now=by.now, goodwill=goodwill)
 
 
-def _tell_refund(
+def tell_refund(
     book: Book, session: Session, by: Correcting, reason: str, left: MicroCredits, amount: MicroCredits
 ) -> None:
     """``left``: what of the charge was left before ``amount`` was given back."""

@@ -604,7 +604,7 @@ BUGS: Final = (
         does="a timeline that grows again after an operator accepted its loss is held against what was lost",
         patches=(
             Patch(
-                "app.settlement.corrections",
+                "app.settlement.reviews",
                 "    return replace(session, accepted_snapshot=stored.rated.n)\n",
                 "    return session\n",
             ),
@@ -691,7 +691,7 @@ BUGS: Final = (
         does="what an operator writes off of a charged session is not given back",
         patches=(
             Patch(
-                "app.settlement.corrections",
+                "app.settlement.reviews",
                 "    left = MicroCredits(sum(debit.left for debit in book.debits))\n    if left:\n",
                 "    left = MicroCredits(sum(debit.left for debit in book.debits))\n    if not left:\n",
             ),

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from app.core.units import US_PER_S, Instant, Micros, format_instant, parse_instant
-from app.settlement.corrections import LATE_LOOK_PARTS, TOO_LATE_FOR_MORE
+from app.settlement.corrections import LATE_LOOK_PARTS
 from app.settlement.replay import replay
+from app.settlement.reviews import TOO_LATE_FOR_MORE
 from app.settlement.steps import Outcome
 from app.settlement.work import ACTOR
 from tests.support.invariants import findings

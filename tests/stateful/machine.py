@@ -46,12 +46,11 @@ from app.settlement.corrections import (
     Correcting,
     RefundDocument,
     RerateDocument,
-    ReviewDocument,
-    decide_review,
     refund,
     rerate,
 )
 from app.settlement.evidence import load_evidence
+from app.settlement.reviews import ReviewDocument, decide_review
 from app.timelines.snapshots import add_snapshot
 from tests.stateful.model import Entry, Lot, Model, Refused, Session
 from tests.stateful.stored import expected, read
