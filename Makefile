@@ -36,6 +36,14 @@ demo: setup ## show all of it: make demo, or make demo DEMO_ARGS=--once
 test: setup ## run all tests: make test, or make test TEST_ARGS='-k heartbeats'
 	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal $(TEST_ARGS)
 
+.PHONY: browser
+browser: setup ## the pages in a real browser: make browser, or make browser TEST_ARGS='-k sign_in' (needs chromium)
+	@$(BIN)/python -m pytest -q -n $(WORKERS) --dist worksteal -o python_files='browse_*.py' tests/browser $(TEST_ARGS)
+
+.PHONY: screenshots
+screenshots: setup ## a picture of each page in both themes and at a phone's width, in screenshots/ (needs chromium)
+	@$(BIN)/python -m pytest -q -s -o python_files='screenshot_*.py' tests/browser $(TEST_ARGS)
+
 .PHONY: stateful
 stateful: setup ## random histories against a model: make stateful SEED=7 MAX=1000
 	@STATEFUL_SEED=$(or $(SEED),1) STATEFUL_RUNS=$(or $(MAX),300) \

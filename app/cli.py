@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from typer import Argument, Option
 
 from app import __version__
+from app.commands.admins import admins
 from app.commands.common import AsJson, DataDir, fail, print_json, session_key_of, settings_with, with_database
 from app.commands.finance import finance
 from app.commands.keys import keys
@@ -51,6 +52,7 @@ cli.command("finance")(finance)
 cli.command("verify")(verify)
 cli.command("replay")(replay)
 cli.add_typer(export)
+cli.add_typer(admins)
 cli.add_typer(keys)
 
 

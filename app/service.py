@@ -19,6 +19,7 @@ from app.access.issuer import Issuer, IssuerTerms
 from app.access.key_use import WRITE_EVERY_S, KeyUse
 from app.access.routes import access_routes
 from app.access.schemas import ACCESS
+from app.access.sign_ins import SignIns
 from app.access.user_tokens import UserTokens
 from app.accounts.correction_routes import correction_routes
 from app.accounts.routes import account_routes
@@ -48,7 +49,6 @@ from app.http.health import HEALTH, add_health_routes
 from app.http.idempotency import purge
 from app.http.parameters import known_parameters
 from app.http.problems import add_problem_handlers
-from app.http.proxies import BehindProxies
 from app.http.rate_limits import CALLER_BURST_S, WEBHOOK_BURST_S, Meter, RateLimited, per_minute, per_second
 from app.http.request_ids import RequestIds
 from app.http.sealing import Sealing
@@ -81,6 +81,11 @@ from app.settlement.routes import settlement_routes
 from app.settlement.schemas import SETTLEMENT
 from app.settlement.steps import ReconcileLimits
 from app.timelines.raw import drop_old_bodies
+from app.web.assets import Assets
+from app.web.overview import Overview
+from app.web.rendering import Renderer
+from app.web.sign_in import SignInPages
+from app.web.site import Site
 
 SLOWEST_WAKE: Final = Micros(US_PER_S)
 """Reconciliation looks for due sessions at least so often on our clock, and ten times in each of its intervals."""
@@ -99,6 +104,9 @@ RETENTION_CHECK_S: Final = 600.0
 RETENTION_EVERY: Final = Micros(3600 * US_PER_S)
 
 DESCRIBED: Final = (SESSIONS, SETTLEMENT, ACCOUNTS, FINANCE, PRICING, ACCESS, HEARTBEATS, HEALTH, DOCUMENT)
+
+PASSWORD_GUESSES_PER_MINUTE: Final = 10
+"""Wrong passwords that may be tried with one name, from wherever."""
 
 log = structlog.get_logger(__name__)
 
@@ -219,10 +227,14 @@ class Service:
         self._reconcile_interval = settings.reconcile_interval_s
         self._retention = Micros(settings.tick_retention_days * US_PER_DAY)
         self._rounds: set[asyncio.Task[object]] = set()
+        failures = Meter(per_minute(settings.failed_auth_max_rpm), self._clock)
+        self.site = self._build_site(settings, failures)
         front = Front(
             heartbeats=heartbeats,
             heartbeat_path=PATH,
-            api=BehindProxies(self._build_api(settings), settings.trusted_proxies),
+            api=self._build_api(settings, failures),
+            pages=self.site,
+            proxies=settings.trusted_proxies,
             clock_agrees=self.clock_watch.agrees,
             origins=settings.cors_origins,
             headers=headers,
@@ -244,11 +256,32 @@ class Service:
 
     # HTTP
 
-    def _build_api(self, settings: Settings) -> FastAPI:
+    def _build_site(self, settings: Settings, failures: Meter) -> Site:
+        assets = Assets()
+        sign_ins = SignIns(
+            database=self.database,
+            clock=self._clock,
+            ids=self._ids,
+            randomness=self._randomness,
+            authentication=self._authentication,
+        )
+        site = Site(
+            sign_ins=sign_ins,
+            clock=self._clock,
+            renderer=Renderer(assets),
+            assets=assets,
+            secure=settings.public_url.startswith("https://"),
+        )
+        guesses = Meter(per_minute(PASSWORD_GUESSES_PER_MINUTE), self._clock)
+        site.add(SignInPages(sign_ins, failures, guesses).pages())
+        site.add(Overview(self.database, self._clock).pages())
+        return site
+
+    def _build_api(self, settings: Settings, failures: Meter) -> FastAPI:
         known = RateLimited(
             Identify(self._authentication),
             callers=Meter(per_second(settings.caller_max_rps, CALLER_BURST_S), self._clock),
-            failures=Meter(per_minute(settings.failed_auth_max_rpm), self._clock),
+            failures=failures,
         )
         called = [Depends(known), Depends(check_access), Depends(known_parameters)]
         # The framework's own document says nothing of answers, and its pages load scripts from elsewhere: ours do not.

@@ -1,6 +1,6 @@
 """What commands print for people: a charge bucket by bucket, a user's credits, a period's."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any, Final
@@ -214,6 +214,20 @@ def show_keys(console: Console, document: dict[str, Any]) -> None:
     if document["next_cursor"] is not None:
         told = f"There are older keys: --limit shows more of them, --cursor {document['next_cursor']} the next."
         _print(console, told)
+
+
+def show_admins(console: Console, documents: Sequence[dict[str, Any]]) -> None:
+    """Print admin accounts."""
+    if not documents:
+        _print(console, "There is no admin account yet: talktime admins create NAME makes one.")
+        return
+    table = Table()
+    for name in ("Name", "Role", "Made at", "Closed at"):
+        table.add_column(name, overflow="fold")
+    for admin in documents:
+        made, closed = (admin[name] and admin[name][:19] + "Z" for name in ("created_at", "disabled_at"))
+        table.add_row(*(Text(cell or "") for cell in (admin["name"], admin["role"], made, closed)))
+    console.print(table, markup=False)
 
 
 def _end_of(key: dict[str, Any]) -> str | None:

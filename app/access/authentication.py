@@ -38,6 +38,11 @@ class Authentication:
         self._issuer = issuer
         self._key_use = key_use
 
+    @property
+    def bootstrap_mark(self) -> str | None:
+        """What tells one bootstrap key from the next, and gives neither away; null if none is set."""
+        return None if self._admin_hash is None else hashlib.sha256(b"mark\x00" + self._admin_hash).hexdigest()[:32]
+
     async def __call__(self, credentials: str) -> Caller:
         """The caller.
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
-from sqlalchemy import Row, func, insert, select, update
+from sqlalchemy import ColumnElement, Row, func, insert, select, update
 
 from app.core.access import ALL_SCOPES, Actor, Scope
 from app.core.ids import NIL_ACCOUNT, Kind, base32, reference_id
@@ -57,6 +57,10 @@ class StoredKey:
     def public_id(self) -> str:
         return reference_id(Kind.API_KEY, self.id)
 
+    def is_valid(self, now: Instant) -> bool:
+        """Whether it is taken at ``now``: neither revoked nor expired."""
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
 
 def looks_like_key(text: str) -> bool:
     """Whether ``text`` can be a key of ours; what cannot is refused without a look-up."""
@@ -69,7 +73,16 @@ def hash_of(secret: str) -> bytes:
 
 async def find_key(transaction: Transaction, secret: str) -> StoredKey | None:
     """The key with this secret, revoked and expired ones too; null if there is none."""
-    row = (await transaction.execute(select(api_keys).where(api_keys.c.key_hash == hash_of(secret)))).one_or_none()
+    return await _stored(transaction, api_keys.c.key_hash == hash_of(secret))
+
+
+async def key_by_id(transaction: Transaction, key_id: UUID) -> StoredKey | None:
+    """The key with this id, revoked and expired ones too; null if there is none."""
+    return await _stored(transaction, api_keys.c.id == key_id)
+
+
+async def _stored(transaction: Transaction, this: ColumnElement[bool]) -> StoredKey | None:
+    row = (await transaction.execute(select(api_keys).where(this))).one_or_none()
     if row is None:
         return None
     scopes = frozenset(scope for scope in Scope if scope in row.scopes)

@@ -22,6 +22,18 @@ class Scope(StrEnum):
 ALL_SCOPES: Final = frozenset(Scope)
 
 
+class Role(StrEnum):
+    """What an admin may do on the pages."""
+
+    READ_ONLY = "read-only"
+    FULL = "full"
+
+    @property
+    def scopes(self) -> frozenset[Scope]:
+        """The same in scopes, by which actions are declared."""
+        return ALL_SCOPES if self is Role.FULL else frozenset({Scope.READ})
+
+
 class Own(StrEnum):
     """How it is told whose things an operation is about, for callers that may see their own only."""
 

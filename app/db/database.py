@@ -173,6 +173,13 @@ class Database:
             yield connection
 
     @asynccontextmanager
+    async def rehearsal(self) -> AsyncIterator[Transaction]:
+        """A transaction like any other that is always rolled back: to see what something would come to."""
+        async with self._begun("", STATEMENT_TIMEOUT_MS) as connection:
+            yield connection
+            await connection.rollback()
+
+    @asynccontextmanager
     async def reading(self, *, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS) -> AsyncIterator[Transaction]:
         """One read-only transaction in which every statement sees the same state."""
         async with self._begun(_READING, statement_timeout_ms) as connection:

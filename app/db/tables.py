@@ -191,6 +191,7 @@ sessions = _distributed(
 Index("sessions_due_at_idx", sessions.c.due_at, postgresql_where=sessions.c.due_at.is_not(None))
 RUNNING: Final = ("starting", "unconfirmed", "live", "over", "review")
 """States of sessions that may still cost something, as the index of them has it."""
+Index("sessions_leakage_idx", sessions.c.settled_at, postgresql_where=sessions.c.leakage > 0)
 Index("sessions_running_idx", sessions.c.account_id, postgresql_where=sessions.c.state.in_(RUNNING))
 Index("sessions_requested_at_idx", sessions.c.requested_at, sessions.c.id)
 Index("sessions_account_requested_at_idx", sessions.c.account_id, sessions.c.requested_at, sessions.c.id)
@@ -287,6 +288,9 @@ Index(
     postgresql_where=entries.c.grant_id.is_not(None),
 )
 Index("entries_created_at_idx", entries.c.account_id, entries.c.created_at, entries.c.seq)
+
+# Entries are only added, so those of a stretch of time lie together: a few kilobytes find them.
+Index("entries_by_time_idx", entries.c.created_at, postgresql_using="brin")
 
 postings = _distributed(
     "postings",
@@ -426,6 +430,8 @@ events = _distributed(
     UniqueConstraint("account_id", "seq"),
     append_only=True,
 )
+
+Index("events_created_at_idx", events.c.created_at, events.c.id)
 
 deliveries = _distributed(
     "deliveries",

@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Final
+from ipaddress import IPv4Network, IPv6Network
+from typing import Final, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -10,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import ADDRESS_TOO_LONG, INVALID_REQUEST, UNAVAILABLE, FieldError, Problem
 from app.http.answers import problem_response
 from app.http.headers import CrossOrigin, RawHeaders, WithHeaders
+from app.http.proxies import BehindProxies
 
 MAX_ADDRESS: Final = 8 * 1024
 """Bytes of path and query, with the question mark between them."""
@@ -21,8 +23,22 @@ _BROKEN_ENCODING: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
+class Pages(Protocol):
+    """Pages for people, whose errors are pages as well."""
+
+    def serves(self, path: str) -> bool:
+        """Whether an address is one of theirs."""
+        ...
+
+    def refusal(self, problem: Problem) -> ASGIApp:
+        """A problem as a page."""
+        ...
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
+
+
 class Front:
-    """Heartbeats, under ``heartbeat_path``, pass by the framework; all else goes through it, and gets ``headers``."""
+    """Heartbeats, under ``heartbeat_path``, pass by the framework, pages too; all but heartbeats gets ``headers``."""
 
     def __init__(
         self,
@@ -30,19 +46,23 @@ class Front:
         heartbeats: ASGIApp,
         heartbeat_path: str,
         api: ASGIApp,
+        pages: Pages,
+        proxies: Sequence[IPv4Network | IPv6Network],
         clock_agrees: Callable[[], bool],
         origins: Sequence[str],
         headers: RawHeaders,
     ) -> None:
         """``clock_agrees``: whether our clock may be gone by; while not, only what reads is let through.
 
-        ``origins``: those whose pages may call the API.
+        ``origins``: those whose pages may call the API. ``proxies``: see :class:`~app.http.proxies.BehindProxies`.
         """
         self._heartbeats = heartbeats
         self._heartbeat_path = heartbeat_path
         self._api = api
+        self._pages = pages
         self._clock_agrees = clock_agrees
-        inner: ASGIApp = CrossOrigin(self._call_api, origins) if origins else self._call_api
+        called = BehindProxies(self._call_api, proxies)
+        inner: ASGIApp = CrossOrigin(called, origins) if origins else called
         self._with_headers = WithHeaders(inner, headers)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -54,14 +74,25 @@ class Front:
     async def _call_api(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._api(scope, receive, send)
-        elif len(scope.get("raw_path", b"")) + len(scope.get("query_string", b"")) > MAX_ADDRESS:
-            await problem_response(address_too_long())(scope, receive, send)
-        elif scope["method"] not in READS and not self._clock_agrees():
-            await problem_response(Problem(UNAVAILABLE, WRONG_CLOCK))(scope, receive, send)
-        elif (fault := _address_fault(scope)) is not None:
-            await problem_response(Problem(INVALID_REQUEST, fault.detail, errors=[fault]))(scope, receive, send)
+            return
+        is_page = self._pages.serves(scope["path"])
+        problem = self._problem(scope)
+        if problem is not None:
+            refused = self._pages.refusal(problem) if is_page else problem_response(problem)
+            await refused(scope, receive, send)
+        elif is_page:
+            await self._pages(_segmented(scope), receive, send)
         else:
             await self._answered(_segmented(scope), receive, send)
+
+    def _problem(self, scope: Scope) -> Problem | None:
+        """Why a request goes no further; null if it does."""
+        if len(scope.get("raw_path", b"")) + len(scope.get("query_string", b"")) > MAX_ADDRESS:
+            return address_too_long()
+        if scope["method"] not in READS and not self._clock_agrees():
+            return Problem(UNAVAILABLE, WRONG_CLOCK)
+        fault = _address_fault(scope)
+        return None if fault is None else Problem(INVALID_REQUEST, fault.detail, errors=[fault])
 
     async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
         """What broke and was answered as a problem all the same is raised once more by the framework.

@@ -41,6 +41,10 @@ class Meter:
         self._clock = clock
         self._empty_at: OrderedDict[Hashable, Any] = OrderedDict()
 
+    def look(self, whose: Hashable) -> Taken | None:
+        """What would become of a call now, which is not counted; null if there is no limit."""
+        return None if self.limit is None else take(self._empty_at.get(whose), self._clock.now(), self.limit)
+
     def take(self, whose: Hashable) -> Taken | None:
         """One call; null if there is no limit."""
         if self.limit is None:

@@ -1,6 +1,7 @@
 """Everything that must hold of what tests left in a database, checked as ``talktime verify`` does."""
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 
 from app.db.database import Database
 from app.ledger.findings import Finding
@@ -24,8 +25,10 @@ async def findings(service_url: str, keys: LedgerKeys | None = LEDGER_KEYS) -> l
 
 
 def assert_all_invariants(service_url: str) -> None:
-    """Fail with every row that breaks a promise. Must not run inside an event loop."""
-    found = asyncio.run(findings(service_url))
+    """Fail with every row that breaks a promise."""
+    # In a thread of its own: the browser's driver keeps a loop running in the main one.
+    with ThreadPoolExecutor(1) as thread:
+        found = thread.submit(lambda: asyncio.run(findings(service_url))).result()
     assert not found, "the tests left what does not hold:\n" + "\n".join(
         f"  {item.check}: account {item.account_id}, {item.row}: {item.detail}" for item in found
     )

@@ -174,10 +174,8 @@ async def world(
         database_url=database_url,
         gabber_base_url=provider.url,
         gabber_api_key=provider.api_key,
-        public_url=PUBLIC_URL,
         ledger_keys="test-ledger-key-0123456789",
-        bootstrap_admin_key=ADMIN_KEY,
-        **({"secret": SECRET} | NOT_LIMITED | settings),
+        **({"secret": SECRET, "public_url": PUBLIC_URL, "bootstrap_admin_key": ADMIN_KEY} | NOT_LIMITED | settings),
     )
     service = Service(loaded, database_url, clock=clock, permits=permits)
     await service.start()

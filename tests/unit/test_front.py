@@ -3,6 +3,7 @@
 import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.errors import Problem
 from app.http.front import Front
 
 pytestmark = pytest.mark.anyio
@@ -12,11 +13,24 @@ async def nothing(scope: Scope, receive: Receive, send: Send) -> None:
     raise AssertionError("not called")
 
 
+class NoPages:
+    def serves(self, path: str) -> bool:
+        return False
+
+    def refusal(self, problem: Problem) -> ASGIApp:
+        raise AssertionError("not called")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise AssertionError("not called")
+
+
 async def call(api: ASGIApp) -> list[str]:
     front = Front(
         heartbeats=nothing,
         heartbeat_path="/webhooks/gabber/",
         api=api,
+        pages=NoPages(),
+        proxies=(),
         clock_agrees=lambda: True,
         origins=(),
         headers=(),

@@ -1,0 +1,27 @@
+"""Indexes for what is asked over all accounts: the entries of a day, the last events, sessions that leaked.
+
+Revision ID: 0010
+Revises: 0009
+"""
+
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+branch_labels = None
+depends_on = None
+
+INDEXES = (
+    "create index entries_by_time_idx on entries using brin (created_at)",
+    "create index events_created_at_idx on events (created_at, id)",
+    "create index sessions_leakage_idx on sessions (settled_at) where leakage > 0",
+)
+
+
+def upgrade() -> None:
+    for statement in INDEXES:
+        op.execute(statement)
+
+
+def downgrade() -> None:
+    raise RuntimeError("a ledger is never taken apart by a migration: restore a backup instead")

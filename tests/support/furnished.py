@@ -1,0 +1,67 @@
+"""A world with something of everything that pages show, hostile texts included."""
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any, Final
+
+from app.core.units import datetime_of
+from tests.support.world import World
+
+HOSTILE: Final = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>{{7*7}}"""
+"""In whatever a client may name: a page that lets it through runs it, or falls apart."""
+
+
+@dataclass
+class Furnished:
+    """What there is, by what it is an example of: documents of the API."""
+
+    user: str
+    hostile_user: str
+    sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    grants: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+async def furnish(world: World) -> Furnished:
+    """Two users, grants of each kind, sessions in each state."""
+    found = Furnished(world.user(), f"{world.user()} {HOSTILE}")
+    now = datetime_of(world.clock.now())
+    found.grants["paid"] = await world.grant(found.user, "1200", reference=f"order-{found.user}", cost_basis="0.05")
+    expires = (now + timedelta(days=9)).isoformat()
+    found.grants["expiring"] = await world.grant(found.user, "20.5", kind="promotional", expires_at=expires)
+    later = (now + timedelta(days=2)).isoformat()
+    found.grants["scheduled"] = await world.grant(found.user, "15", effective_at=later)
+    await world.grant(found.hostile_user.replace("/", "%2F"), "500", metadata={"note": HOSTILE})
+    settled = await world.start(found.user, time_limit_s=300, metadata={"lesson": 7})
+    world.provider.say(
+        settled["provider_session_id"],
+        ("silence", 2),
+        ("user", 9),
+        ("agent", 26.5),
+        ("silence", 40),
+        ("user", 12),
+        ("agent", 31),
+        ("silence", 29),
+    )
+    await world.heartbeats_until(settled, 150)
+    await world.reconcile()
+    found.sessions["settled"] = await world.settle(settled)
+    failed = await world.start_unconfirmed(found.user, time_limit_s=60)
+    found.sessions["failed"] = await world.settle(failed)
+    review = await world.start(found.user, time_limit_s=300)
+    world.provider.say(review["provider_session_id"], ("user", 5), ("agent", 4_000))
+    await world.heartbeats_until(review, 60)
+    found.sessions["review"] = await world.settle(review)
+    hostile = await world.start(found.hostile_user, time_limit_s=300, persona=HOSTILE[:100], metadata={"note": HOSTILE})
+    world.provider.say(hostile["provider_session_id"], ("user", 3), ("agent", 4), ("silence", 30))
+    await world.heartbeats_until(hostile, 60)
+    found.sessions["hostile"] = await world.settle(hostile)
+    live = await world.start(found.user, time_limit_s=300)
+    world.provider.say(live["provider_session_id"], ("user", 20), ("agent", 25.25), ("silence", 60))
+    await world.heartbeats_until(live, 60)
+    await world.reconcile()
+    found.sessions["live"] = await world.session(live)
+    states = {name: session["state"] for name, session in found.sessions.items()}
+    expected = {name: name for name in states} | {"hostile": "settled"}
+    if states != expected:
+        raise AssertionError(f"{states} instead of {expected}")
+    return found
