@@ -3,6 +3,7 @@
 from typing import Any, Final
 
 from app.accounts.statements import CSV_HEADER
+from app.accounts.users import UserSort
 from app.core.alerts import Level
 from app.core.entries import EntryKind
 from app.core.ledger import GrantKind, GrantState
@@ -111,6 +112,18 @@ _ALERTS: Final = record(
     }
 )
 _SPEND_LIMITS: Final = record({name: or_null(amount(f"A {name}.", "50")) for name in ("day", "month")})
+_LISTED_USER: Final = record(
+    {
+        "user_id": text("ada", longest=128),
+        "balance": amount("What is left of all grants, less debt.", "78.429"),
+        "held": amount("What running sessions hold.", "0"),
+        "available": amount("Balance and credit limit, less what is held.", "78.429"),
+        "credit_limit": amount("How far the user may go into debt.", "0"),
+        "suspended": flag("Whether starts are refused."),
+        "alert_level": or_null(one_of(Level)),
+        "created_at": instant("When the user was first seen."),
+    }
+)
 _USER: Final = record(
     {
         "user_id": text("ada", longest=128),
@@ -145,6 +158,8 @@ ACCOUNTS: Final = Described(
         "EntryPage": page_of("Entry"),
         "Balance": _BALANCE,
         "User": _USER,
+        "ListedUser": _LISTED_USER,
+        "UserPage": page_of("ListedUser"),
         "Settings": _SETTINGS,
     },
     operations={
@@ -197,6 +212,17 @@ ACCOUNTS: Final = Described(
             problems=(BELOW_FLOOR,),
             parameters=_USER_ID,
             idempotent=True,
+        ),
+        "GET /v1/users": Operation(
+            description="Users whose id begins so, whatever its case, in the order that is asked for.",
+            answers={200: replies("A page of users.", ref("UserPage"))},
+            parameters={
+                **PAGED,
+                "q": text("ada", "How the user's id begins.", longest=128),
+                "min_available": amount("The least that a user can still spend; may be under 0.", "0"),
+                "max_available": amount("The most that a user can still spend; may be under 0.", "10"),
+                "sort": one_of(UserSort, "The order; with a minus the last ones first."),
+            },
         ),
         "GET /v1/users/{user_id}": Operation(
             description="The user's settings.",

@@ -27,9 +27,12 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    func,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.schema import SchemaItem
+from sqlalchemy.sql.elements import SQLColumnExpression
 
 from app.db.types import BytesType, InstantType
 
@@ -96,6 +99,14 @@ accounts = _distributed(
     _col("created_at", InstantType),
 )
 Index("accounts_next_due_at_idx", accounts.c.next_due_at, postgresql_where=accounts.c.next_due_at.is_not(None))
+
+AVAILABLE: Final[SQLColumnExpression[int]] = accounts.c.balance + accounts.c.credit_limit - accounts.c.held
+"""What an account can still spend, as its index has it."""
+LOWER_USER_ID: Final[SQLColumnExpression[str]] = func.lower(accounts.c.user_id).collate("C")
+"""A user's id as lists sort and search it: by its bytes, whatever its case."""
+# In the database's own words, so that the two can be compared; it does not tell that the second one is collated "C".
+Index("accounts_available_idx", text("(balance + credit_limit - held)"), accounts.c.account_id)
+Index("accounts_user_id_idx", text("lower(user_id)"), accounts.c.account_id)
 
 limit_changes = _distributed(
     "limit_changes",
@@ -193,6 +204,18 @@ RUNNING: Final = ("starting", "unconfirmed", "live", "over", "review")
 """States of sessions that may still cost something, as the index of them has it."""
 Index("sessions_leakage_idx", sessions.c.settled_at, postgresql_where=sessions.c.leakage > 0)
 Index("sessions_running_idx", sessions.c.account_id, postgresql_where=sessions.c.state.in_(RUNNING))
+Index(
+    "sessions_state_idx",
+    sessions.c.state,
+    sessions.c.requested_at,
+    sessions.c.id,
+    postgresql_where=sessions.c.state != "settled",
+)
+Index(
+    "sessions_provider_session_id_idx",
+    sessions.c.provider_session_id,
+    postgresql_where=sessions.c.provider_session_id.is_not(None),
+)
 Index("sessions_requested_at_idx", sessions.c.requested_at, sessions.c.id)
 Index("sessions_account_requested_at_idx", sessions.c.account_id, sessions.c.requested_at, sessions.c.id)
 

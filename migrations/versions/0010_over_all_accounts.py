@@ -1,4 +1,4 @@
-"""Indexes for what is asked over all accounts: the entries of a day, the last events, sessions that leaked.
+"""Indexes for what is asked over all accounts: lists of users and sessions, the entries of a day, the last events.
 
 Revision ID: 0010
 Revises: 0009
@@ -14,6 +14,11 @@ depends_on = None
 INDEXES = (
     "create index entries_by_time_idx on entries using brin (created_at)",
     "create index events_created_at_idx on events (created_at, id)",
+    "create index accounts_available_idx on accounts ((balance + credit_limit - held), account_id)",
+    """create index accounts_user_id_idx on accounts ((lower(user_id) collate "C"), account_id)""",
+    "create index sessions_state_idx on sessions (state, requested_at, id) where state <> 'settled'",
+    """create index sessions_provider_session_id_idx on sessions (provider_session_id)
+       where provider_session_id is not null""",
     "create index sessions_leakage_idx on sessions (settled_at) where leakage > 0",
 )
 

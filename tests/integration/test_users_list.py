@@ -1,0 +1,101 @@
+"""``GET /v1/users``."""
+
+from decimal import Decimal
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+import pytest
+from sqlalchemy import event
+
+from tests.support.world import World
+
+pytestmark = pytest.mark.anyio
+
+AMOUNTS = {"Zoe": "5", "ann": "30", "Ben": "0.000001", "cy/ä": "12.5", "dan%": "12.5"}
+
+
+@pytest.fixture
+async def crowd(talktime: World) -> dict[str, str]:
+    """Users under a common beginning of their own, by short name."""
+    base = talktime.user()
+    users = {name: f"{base}.{name}" for name in AMOUNTS}
+    for name, user_id in users.items():
+        await talktime.grant(quote(user_id, safe=""), AMOUNTS[name])
+    return users
+
+
+async def listed(talktime: World, **asked: Any) -> list[str]:
+    """Short names in the order of the list, read page by page."""
+    names: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        response = await talktime.client.get("/v1/users", params={"limit": 2, **asked, **cursor})
+        assert response.status_code == 200, response.text
+        found = response.json()
+        assert len(found["data"]) <= 2
+        names += [user["user_id"].rpartition(".")[2] for user in found["data"]]
+        if found["next_cursor"] is None:
+            return names
+        cursor = {"cursor": found["next_cursor"]}
+
+
+async def test_by_id_whatever_its_case_and_by_what_is_left(talktime: World, crowd: dict[str, str]) -> None:
+    q = crowd["ann"].removesuffix("ann").upper()
+    assert await listed(talktime, q=q) == ["ann", "Ben", "cy/ä", "dan%", "Zoe"]
+    assert await listed(talktime, q=q, sort="-user_id") == ["Zoe", "dan%", "cy/ä", "Ben", "ann"]
+    low = await listed(talktime, q=q, sort="available")
+    assert [Decimal(AMOUNTS[name]) for name in low] == sorted(map(Decimal, AMOUNTS.values()))
+    assert await listed(talktime, q=q, sort="-available") == low[::-1]
+    assert set(await listed(talktime, q=q, min_available="5", max_available="12.5")) == {"Zoe", "cy/ä", "dan%"}
+    assert await listed(talktime, q=q, max_available="-1") == []
+    assert await listed(talktime, q=crowd["dan%"]) == ["dan%"]
+
+
+async def test_what_is_held_is_not_available(talktime: World, crowd: dict[str, str]) -> None:
+    user_id = crowd["ann"]
+    await talktime.client.patch(f"/v1/users/{user_id}", json={"credit_limit": "10", "suspended": False})
+    await talktime.start(user_id, time_limit_s=35)
+    (user,) = (await talktime.get(f"/v1/users?q={user_id}"))["data"]
+    balance = await talktime.balance(user_id)
+    assert {name: user[name] for name in ("balance", "held", "available", "credit_limit")} == {
+        name: balance[name] for name in ("balance", "held", "available", "credit_limit")
+    }
+    assert user["available"] == "5"
+
+
+async def test_bad_parameters_are_refused(talktime: World) -> None:
+    for asked, pointer in (
+        ({"sort": "balance"}, "/sort"),
+        ({"min_available": "1e3"}, "/min_available"),
+        ({"max_available": ""}, "/max_available"),
+        ({"q": ""}, "/q"),
+        ({"q": "x" * 129}, "/q"),
+        ({"cursor": "x"}, "/cursor"),
+        ({"sort": "available", "cursor": "WyJhIiwiYiJd"}, "/cursor"),
+    ):
+        response = await talktime.client.get("/v1/users", params=asked)
+        assert (response.status_code, response.json()["errors"][0]["pointer"]) == (422, pointer)
+
+
+@pytest.mark.parametrize("sort", ["user_id", "-user_id", "available", "-available"])
+async def test_a_page_is_read_from_an_index(talktime: World, crowd: dict[str, str], sort: str) -> None:
+    """Without statistics of many users the planner would read them all; told not to sort, it shows that it need not."""
+    statements: list[tuple[str, Any]] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _x: Any, _many: bool) -> None:
+        statements.append((statement, parameters))
+
+    engine = talktime.service.database._engine.sync_engine
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        await talktime.get(f"/v1/users?sort={sort}")
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    (statement, parameters) = next(one for one in statements if "accounts" in one[0])
+    with psycopg.connect(talktime.service.database.conninfo) as connection:
+        connection.execute("set enable_seqscan = off")
+        connection.execute("set enable_sort = off")
+        plan = str(connection.execute(("explain " + statement).encode(), parameters).fetchall())
+    assert "Sort" not in plan
+    assert "accounts_user_id_idx" in plan or "accounts_available_idx" in plan
