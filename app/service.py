@@ -81,11 +81,14 @@ from app.settlement.routes import settlement_routes
 from app.settlement.schemas import SETTLEMENT
 from app.settlement.steps import ReconcileLimits
 from app.timelines.raw import drop_old_bodies
+from app.web.account_actions import Adjust, Alerts, Grant, Limits, Token, Void
+from app.web.actions import Actions
 from app.web.assets import Assets
 from app.web.overview import Overview
 from app.web.rendering import Renderer
 from app.web.sign_in import SignInPages
 from app.web.site import Site
+from app.web.users import UserPages
 
 SLOWEST_WAKE: Final = Micros(US_PER_S)
 """Reconciliation looks for due sessions at least so often on our clock, and ten times in each of its intervals."""
@@ -275,6 +278,17 @@ class Service:
         guesses = Meter(per_minute(PASSWORD_GUESSES_PER_MINUTE), self._clock)
         site.add(SignInPages(sign_ins, failures, guesses).pages())
         site.add(Overview(self.database, self._clock).pages())
+        site.add(UserPages(database=self.database, ledger=self.ledger, longest=settings.max_session_s).pages())
+        actions = Actions(self.database, self._sealing)
+        for action in (
+            Grant(self.ledger),
+            Adjust(self.ledger),
+            Void(self.ledger),
+            Limits(self.ledger, settings.min_session_s),
+            Alerts(self.ledger, settings.min_session_s),
+            Token(self.ledger, self.user_tokens),
+        ):
+            site.add(actions.pages(action))
         return site
 
     def _build_api(self, settings: Settings, failures: Meter) -> FastAPI:

@@ -1,36 +1,24 @@
 """``/v1/api-keys``, ``/v1/users/{user_id}/tokens`` and ``/v1/audit-log``."""
 
-from typing import Annotated
-
 from fastapi import APIRouter
-from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.access.audit_log import audit_page
 from app.access.keys import NewKeyDocument, create_key, keys_page, revoke_key, unknown_key
-from app.access.user_tokens import DEFAULT_TTL, MAX_TTL, MIN_TTL, UserTokens
+from app.access.user_tokens import UserTokenDocument, UserTokens, issue_token
 from app.core.access import Scope
 from app.core.ids import NIL_ACCOUNT, Kind, account_id_of, parse_reference_id
-from app.core.units import Micros, format_instant
 from app.db.database import Database, Transaction
-from app.documents import Document, Duration
 from app.http.access import actor_of, allowed
 from app.http.answers import Answer, json_response
 from app.http.bodies import UserIdPath, checked_user_id, instant_parameter, read_bounded, takes
 from app.http.idempotency import idempotency_key, read_keyed, write_once
 from app.http.pages import Cursor, Limit, page_limit
 from app.http.sealing import Sealing
-from app.ledger.audit import Audit, record_audits
 from app.ports.clock import Clock
 from app.ports.ids import Ids
 from app.ports.randomness import Randomness
-
-
-class UserTokenDocument(Document):
-    """How long the token lasts."""
-
-    ttl_s: Annotated[Duration, Field(ge=MIN_TTL, le=MAX_TTL)] = DEFAULT_TTL
 
 
 def access_routes(
@@ -90,10 +78,9 @@ def access_routes(
         account_id = account_id_of(user_id)
 
         async def work(transaction: Transaction) -> Answer:
-            token, expires_at = user_tokens.issue(user_id, Micros(asked.ttl_s), now)
-            document = {"user_id": user_id, "expires_at": format_instant(expires_at)}
-            audit = Audit(actor=actor_of(request), action="user_token.create", target=user_id, after=document)
-            await record_audits(transaction, ids, account_id, [audit], now)
+            document, token = await issue_token(
+                transaction, ids, user_tokens, user_id, asked, now=now, actor=actor_of(request)
+            )
             return Answer(201, document, secrets={"token": token})
 
         return await write_once(database, account_id, key, now, work, sealing)

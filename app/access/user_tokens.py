@@ -6,14 +6,20 @@ fast, and so never by the library's.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import jwt
+from pydantic import Field
 
-from app.core.units import US_PER_S, Instant, InvalidQuantity, Micros, seconds
-from app.documents import printable
+from app.core.access import Actor
+from app.core.ids import account_id_of
+from app.core.units import US_PER_S, Instant, InvalidQuantity, Micros, format_instant, seconds
+from app.db.database import Transaction
+from app.documents import Document, Duration, Reason, printable
 from app.http.access import not_valid
 from app.keys import KeyRing
+from app.ledger.audit import Audit, record_audits
+from app.ports.ids import Ids
 from app.ports.randomness import Randomness
 from app.settings import OWN_ISSUER
 
@@ -36,6 +42,13 @@ UNCHECKED: Final[Any] = {
     "enforce_minimum_key_length": True,
 }
 """The library checks the signature; the claims are checked here, all of them."""
+
+
+class UserTokenDocument(Document):
+    """How long the token lasts, and why it is made."""
+
+    ttl_s: Annotated[Duration, Field(ge=MIN_TTL, le=MAX_TTL)] = DEFAULT_TTL
+    reason: Reason | None = None
 
 
 class UserTokens:
@@ -77,6 +90,24 @@ class UserTokens:
         if claims.get("iss") != OWN_ISSUER or claims.get("aud") != OWN_ISSUER:
             raise not_valid("this token was made for something else")
         return valid_user(claims, "sub", now, Micros(0))
+
+
+async def issue_token(
+    transaction: Transaction,
+    ids: Ids,
+    tokens: UserTokens,
+    user_id: str,
+    asked: UserTokenDocument,
+    *,
+    now: Instant,
+    actor: Actor,
+) -> tuple[dict[str, Any], str]:
+    """Issue a token, which the audit log tells of; its document without it, and the token."""
+    token, expires_at = tokens.issue(user_id, Micros(asked.ttl_s), now)
+    document = {"user_id": user_id, "expires_at": format_instant(expires_at)}
+    audit = Audit(actor=actor, action="user_token.create", target=user_id, after=document, reason=asked.reason)
+    await record_audits(transaction, ids, account_id_of(user_id), [audit], now)
+    return document, token
 
 
 def valid_user(

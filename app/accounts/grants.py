@@ -16,7 +16,7 @@ from app.core.lossless_json import dumps
 from app.core.units import Instant, format_credits, format_instant, format_millionths
 from app.db.database import Transaction
 from app.db.tables import grants
-from app.documents import Credits, Document, Metadata, Moment, PlainString, PositiveCredits, Text, WholeNumber
+from app.documents import Credits, Document, Metadata, Moment, PlainString, PositiveCredits, Reason, Text, WholeNumber
 from app.errors import REFERENCE_CONFLICT, Problem, invalid
 from app.http.pages import cursor_uuid, make_cursor, page, read_cursor
 from app.ledger.audit import Audit
@@ -39,6 +39,7 @@ class GrantDocument(Document):
     cost_basis: Credits | None = None
     reference: Text | None = None
     metadata: Metadata = Field(default_factory=dict)
+    reason: Reason | None = None
 
     @model_validator(mode="after")
     def _expires_after_effect(self) -> "GrantDocument":
@@ -85,6 +86,7 @@ async def give(
             action="grant.create",
             target=book.public_grant(grant_id),
             after={"user_id": user_id, "amount": format_credits(asked.amount), "kind": asked.kind.value},
+            reason=asked.reason,
         )
     )
     await book.close()
@@ -123,6 +125,18 @@ async def grants_page(
         [grant_document(row, user_id) for row in shown],
         make_cursor(str(shown[-1].id)) if len(rows) > limit else None,
     )
+
+
+async def unspent_grants(transaction: Transaction, user_id: str, most: int) -> tuple[list[dict[str, Any]], bool]:
+    """Grants of which something is left, those that end first first; and whether there are more than ``most``."""
+    statement = (
+        select(grants)
+        .where(grants.c.account_id == account_id_of(user_id), grants.c.remaining > 0)
+        .order_by(grants.c.expires_at.nulls_last(), grants.c.id)
+        .limit(most + 1)
+    )
+    rows = (await transaction.execute(statement)).all()
+    return [grant_document(row, user_id) for row in rows[:most]], len(rows) > most
 
 
 def grant_document(row: Row[Any], user_id: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import select
 
-from app.core.ids import account_id_of
+from app.core.ids import Kind, account_id_of, public_id
 from app.core.lifecycle import State
 from app.core.units import Instant
 from app.db.database import Transaction
@@ -48,3 +48,15 @@ async def sessions_page(
     shown = found[:limit]
     more = make_cursor(shown[-1].requested_at, str(shown[-1].id)) if len(found) > limit else None
     return page(await session_documents(transaction, shown), more)
+
+
+async def session_of_provider(transaction: Transaction, provider_session_id: str) -> str | None:
+    """The id of the session that has this id at the provider; of several users' the last one; null if none has."""
+    statement = (
+        select(sessions.c.account_id, sessions.c.id)
+        .where(sessions.c.provider_session_id == provider_session_id)
+        .order_by(sessions.c.requested_at.desc(), sessions.c.id.desc())
+        .limit(1)
+    )
+    row = (await transaction.execute(statement)).one_or_none()
+    return None if row is None else public_id(Kind.SESSION, row.account_id, row.id)

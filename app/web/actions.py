@@ -44,6 +44,8 @@ class Subject:
     name: str
     back: str
     given: Mapping[str, str] = field(default_factory=dict)
+    key: UUID | None = None
+    """Of the thing itself, where it is not the account."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,15 +73,17 @@ class Field:
                 # What is no number stays text, for which the document has its words.
                 return JsonNumber(text) if _NUMBER.fullmatch(text) else text
             case Kind.MOMENT:
-                return _moment(text)
+                return as_moment(text)
             case Kind.LONG_TEXT:
                 return " ".join(text.split())
             case _:
                 return text
 
 
-def _moment(text: str) -> str:
-    """What a browser's field for dates and times gives, which knows no zone, is taken as UTC."""
+def as_moment(text: str) -> str | None:
+    """What a browser's field for dates and times gives, which knows no zone, is taken as UTC; null if it is empty."""
+    if not text:
+        return None
     if not _LOCAL.fullmatch(text):
         return text
     day, _, time = text.replace(" ", "T").partition("T")

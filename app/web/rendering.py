@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final
+from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -24,6 +25,16 @@ HEADERS: Final = {
     "Referrer-Policy": "same-origin",
 }
 
+DONE: Final[Mapping[str, str]] = {
+    "grant": "The credits were granted.",
+    "adjust": "The balance was adjusted.",
+    "void": "What was left of the grant was taken back.",
+    "limits": "The limits and prices were changed.",
+    "alerts": "The alert thresholds were changed.",
+    "token": "The token was made.",
+}
+"""What is said of an action that was done, by its name."""
+
 _DAY_S: Final = 86_400
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -39,7 +50,7 @@ class Renderer:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._environment.globals["asset"] = assets.address
+        self._environment.globals.update(asset=assets.address, DONE=DONE)
         self._environment.filters.update(_FILTERS)
 
     def text(self, template: str, values: Mapping[str, Any]) -> str:
@@ -123,6 +134,11 @@ def whole_span(seconds: Decimal) -> str:
     return span(int(seconds))
 
 
+def segment(text: str) -> str:
+    """A text as one segment of an address."""
+    return quote(text, safe="")
+
+
 def words(name: str) -> str:
     """A name of the API's as words: ``after_last_proof`` → ``after last proof``."""
     return name.replace("_", " ").replace(".", " · ")
@@ -133,6 +149,7 @@ _FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "credits": grouped,
     "day": shown_day,
     "instant": shown_instant,
+    "segment": segment,
     "signed": signed,
     "span": span,
     "whole_span": whole_span,

@@ -91,7 +91,15 @@ class Visit:
 
     @property
     def _common(self) -> Mapping[str, Any]:
-        return {"visit": self, "now": self.now, "csrf": self.csrf, "who": self.who, "scopes": Scope, "done": ""}
+        return {
+            "visit": self,
+            "now": self.now,
+            "csrf": self.csrf,
+            "who": self.who,
+            "scopes": Scope,
+            "done": self.asked("done"),
+            "nav": "",
+        }
 
 
 Handler = Callable[[Visit], Awaitable[Response]]

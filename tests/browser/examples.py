@@ -2,13 +2,29 @@
 
 from collections.abc import Callable, Mapping
 from typing import Final
+from urllib.parse import quote
 
 from tests.support.furnished import Furnished
 
 EXAMPLES: Final[Mapping[str, Callable[[Furnished], str]]] = {
     "/admin": lambda _: "/admin",
     "/admin/figures": lambda _: "/admin/figures",
+    "/admin/find": lambda found: f"/admin/find?q={quote(found.hostile_user, safe='')}",
+    "/admin/grants/{grant_id}/void": lambda found: f"/admin/grants/{found.grants['paid']['id']}/void",
     "/admin/sign-in": lambda _: "/admin/sign-in",
+    "/admin/users": lambda _: "/admin/users?sort=available",
+    "/admin/users/{user_id}": lambda found: f"/admin/users/{found.user}",
+    "/admin/users/{user_id}/adjust": lambda found: f"/admin/users/{found.user}/adjust",
+    "/admin/users/{user_id}/alerts": lambda found: f"/admin/users/{found.user}/alerts",
+    "/admin/users/{user_id}/curve.json": lambda found: f"/admin/users/{found.user}/curve.json",
+    "/admin/users/{user_id}/grant": lambda found: f"/admin/users/{found.user}/grant",
+    "/admin/users/{user_id}/grants": lambda found: f"/admin/users/{found.user}/grants",
+    "/admin/users/{user_id}/limits": lambda found: f"/admin/users/{found.user}/limits",
+    "/admin/users/{user_id}/statement": lambda found: f"/admin/users/{found.user}/statement",
+    "/admin/users/{user_id}/statement.csv": lambda found: f"/admin/users/{found.user}/statement.csv",
+    "/admin/users/{user_id}/token": lambda found: f"/admin/users/{found.user}/token",
 }
-PIECES: Final = frozenset({"/admin/figures"})
-"""Parts of pages, which nobody looks at by themselves."""
+PIECES: Final = frozenset(
+    {"/admin/figures", "/admin/users/{user_id}/curve.json", "/admin/users/{user_id}/statement.csv"}
+)
+"""Parts of pages, and files, which nobody looks at by themselves."""
