@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import ARRAY, bindparam, func, select, true
+from sqlalchemy import ARRAY, bindparam, column, func, select, true
 
 from app.core.units import Instant, MicroCredits
 from app.db.database import Transaction
@@ -60,13 +60,13 @@ async def _changes(transaction: Transaction, account_id: UUID, since: Instant, n
 async def _sampled(transaction: Transaction, account_id: UUID, since: Instant, now: Instant) -> list[Point]:
     """The balance at the end of each of many stretches, each found by the index."""
     instants = [Instant(since + (now - since) * n // MOST_POINTS) for n in range(1, MOST_POINTS)]
-    end = func.unnest(bindparam("ends", instants, type_=ARRAY(InstantType)), type_=InstantType).column_valued("at")
+    ends = func.unnest(bindparam("ends", instants, type_=ARRAY(InstantType))).table_valued(column("at", InstantType())).render_derived()
     latest = (
         select(entries.c.balance_after)
-        .where(entries.c.account_id == account_id, entries.c.created_at <= end)
+        .where(entries.c.account_id == account_id, entries.c.created_at <= ends.c.at)
         .order_by(entries.c.created_at.desc(), entries.c.seq.desc())
         .limit(1)
         .lateral()
     )
-    rows = await transaction.execute(select(end, latest.c.balance_after).join_from(end, latest, true()))
+    rows = await transaction.execute(select(ends.c.at, latest.c.balance_after).join_from(ends, latest, true()))
     return [Point(row.at, row.balance_after) for row in rows]

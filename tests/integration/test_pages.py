@@ -200,10 +200,27 @@ async def test_keys_and_changes_come_newest_first_each_once_whatever_comes_meanw
         assert [row[name] for row in await walk(talktime, path, 2, a_few)] == before
 
 
+async def test_users_stand_still_while_others_come(talktime: World) -> None:
+    base = talktime.user()
+    for name in "bdfh":
+        await talktime.grant(f"{base}.{name}", "5")
+    coming = iter("aceg")
+
+    async def another() -> None:
+        name = next(coming, None)
+        if name is not None:
+            await talktime.grant(f"{base}.{name}", "7")
+
+    seen = [row["user_id"] for row in await walk(talktime, f"/v1/users?q={base}", 1, another)]
+    assert seen == sorted(seen)
+    assert {f"{base}.{name}" for name in "bdfh"} <= set(seen)
+    assert len(seen) == len(set(seen))
+
+
 WALKED = {
     "/v1/sessions", "/v1/users/{user_id}/entries", "/v1/users/{user_id}/grants", "/v1/rate-cards",
     "/v1/sessions/{session_id}/heartbeats", "/v1/sessions/{session_id}/snapshots", "/v1/sessions/{session_id}/pulls",
-    "/v1/api-keys", "/v1/audit-log",
+    "/v1/api-keys", "/v1/audit-log", "/v1/users",
 }  # fmt: skip
 """Lists that a test of this module walks through while rows come in."""
 
