@@ -59,8 +59,9 @@ async def _changes(transaction: Transaction, account_id: UUID, since: Instant, n
 
 async def _sampled(transaction: Transaction, account_id: UUID, since: Instant, now: Instant) -> list[Point]:
     """The balance at the end of each of many stretches, each found by the index."""
-    instants = [Instant(since + (now - since) * n // MOST_POINTS) for n in range(1, MOST_POINTS)]
-    ends = func.unnest(bindparam("ends", instants, type_=ARRAY(InstantType))).table_valued(column("at", InstantType())).render_derived()
+    instants = [Instant(since + (now - since) * n // MOST_POINTS) for n in range(1, MOST_POINTS + 1)]
+    given = func.unnest(bindparam("ends", instants, type_=ARRAY(InstantType)))
+    ends = given.table_valued(column("at", InstantType())).render_derived()
     latest = (
         select(entries.c.balance_after)
         .where(entries.c.account_id == account_id, entries.c.created_at <= ends.c.at)

@@ -36,7 +36,7 @@ async def test_many_changes_are_the_last_of_each_stretch(talktime: World) -> Non
         talktime.clock.advance(10)
         await talktime.grant(user_id, "1")
     found = await curve(talktime, user_id, start)
-    assert len(found) == MOST_POINTS + 1
+    assert len(found) == MOST_POINTS + 2
     assert found[0] == Point(start, MicroCredits(0))
     assert found[-1] == Point(talktime.clock.now(), MicroCredits((MOST_POINTS + 1) * 1_000_000))
     for point in found:
