@@ -1,13 +1,13 @@
 """Indexes for what is asked over all accounts: lists of users and sessions, the entries of a day, the last events.
 
-Revision ID: 0010
-Revises: 0009
+Revision ID: 0011
+Revises: 0010
 """
 
 from alembic import op
 
-revision = "0010"
-down_revision = "0009"
+revision = "0011"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 
