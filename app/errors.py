@@ -59,6 +59,7 @@ SESSION_NOT_IN_REVIEW: Final = Code("session-not-in-review", 409, "The session i
 REFUND_EXCEEDS_CHARGE: Final = Code("refund-exceeds-charge", 409, "More than is left of the session's charge")
 RERATE_WINDOW_CLOSED: Final = Code("rerate-window-closed", 409, "The session was settled too long ago")
 ALREADY_RATED: Final = Code("already-rated", 409, "The session was rated on this evidence and card before")
+TOO_MANY_SIMULATIONS: Final = Code("too-many-simulations", 409, "Too many simulations are waiting", retryable=True)
 REFERENCE_CONFLICT: Final = Code("reference-conflict", 409, "The reference was used for another grant")
 IDEMPOTENCY_CONFLICT: Final = Code("idempotency-conflict", 422, "The idempotency key was used for another request")
 IDEMPOTENCY_IN_FLIGHT: Final = Code(
