@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Final
 
-from sqlalchemy import Row, bindparam, insert, select, tuple_
+from sqlalchemy import Row, bindparam, insert, select
 
 from app.core.alignment import Pull
 from app.core.ids import AccountThing
@@ -42,28 +42,19 @@ _SNAPSHOTS: Final = (
     .where(snapshots.c.account_id == bindparam("of"), snapshots.c.session_id == bindparam("session"))
     .order_by(snapshots.c.n)
 )
-_PACKED: Final = (
-    select(snapshots)
-    .where(tuple_(snapshots.c.account_id, snapshots.c.session_id).in_(bindparam("these", expanding=True)))
-    .order_by(snapshots.c.account_id, snapshots.c.session_id, snapshots.c.n)
-)
 
 
 async def load_snapshots(transaction: Transaction, session: AccountThing, up_to: int | None = None) -> list[Snapshot]:
     """All snapshots of a session in the order of their numbers, at most up to number ``up_to``."""
-    statement = _SNAPSHOTS if up_to is None else _SNAPSHOTS.where(snapshots.c.n <= up_to)
-    key = {"of": session.account_id, "session": session.id}
-    return unpacked((await transaction.execute(statement, key)).all())
+    return unpacked(await load_packed_snapshots(transaction, session, up_to))
 
 
 async def load_packed_snapshots(
-    transaction: Transaction, found: Sequence[AccountThing]
-) -> dict[AccountThing, list[Row[Any]]]:
-    """The rows of all snapshots of each of these sessions, in order, for :func:`unpacked`."""
-    packed: dict[AccountThing, list[Row[Any]]] = {key: [] for key in found}
-    for row in await transaction.execute(_PACKED, {"these": [tuple(key) for key in found]}):
-        packed[AccountThing(row.account_id, row.session_id)].append(row)
-    return packed
+    transaction: Transaction, session: AccountThing, up_to: int | None = None
+) -> Sequence[Row[Any]]:
+    """The rows of the same, for :func:`unpacked`."""
+    statement = _SNAPSHOTS if up_to is None else _SNAPSHOTS.where(snapshots.c.n <= up_to)
+    return (await transaction.execute(statement, {"of": session.account_id, "session": session.id})).all()
 
 
 def unpacked(rows: Sequence[Row[Any]]) -> list[Snapshot]:

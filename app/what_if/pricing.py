@@ -43,8 +43,8 @@ SCANNED: Final = 5_000
 AT_ONCE: Final = 100
 """Sessions of the period that one statement finds."""
 
-IN_MEMORY: Final = 10
-"""Sessions whose evidence is in memory at a time."""
+TOGETHER: Final = 10
+"""Sessions that are read at a time, but for their timelines."""
 
 CORRECTIONS: Final = (EntryKind.CHARGE.value, EntryKind.REFUND.value, EntryKind.RERATE.value)
 """Entries by which a session's user is charged or given back."""
@@ -81,7 +81,7 @@ class Material:
     charged: MicroCredits
     charge: Row[Any] | None
     card: Mapping[str, Any] | None
-    snapshots: Sequence[Row[Any]]
+    snapshots: Sequence[Row[Any]] = ()
 
 
 def _of_the_period(of: FromClause, asked: Asked) -> ColumnElement[bool]:
@@ -136,11 +136,15 @@ def _next_sessions(asked: Asked, behind: AccountThing) -> Any:
 
 async def materials(database: Database, keys: Sequence[AccountThing]) -> AsyncIterator[Material]:
     """What pricing these sessions takes, in their order."""
-    for start in range(0, len(keys), IN_MEMORY):
+    for start in range(0, len(keys), TOGETHER):
         async with database.reading() as transaction:
-            loaded = await _load(transaction, keys[start : start + IN_MEMORY])
+            loaded = await _load(transaction, keys[start : start + TOGETHER])
         for material in loaded:
-            yield material
+            # One session's at a time: some have hundreds, and reading them keeps heartbeats waiting.
+            up_to = 0 if material.charge is None else material.charge.snapshot_n
+            async with database.reading() as transaction:
+                packed = await load_packed_snapshots(transaction, material.session.key, up_to)
+            yield replace(material, snapshots=packed)
 
 
 async def _load(transaction: Transaction, keys: Sequence[AccountThing]) -> list[Material]:
@@ -175,7 +179,6 @@ async def _load(transaction: Transaction, keys: Sequence[AccountThing]) -> list[
         row.id: row.document
         for row in await transaction.execute(select(rate_cards).where(rate_cards.c.id.in_(set(card_ids.values()))))
     }
-    packed = await load_packed_snapshots(transaction, keys)
     return [
         Material(
             session=known[key][0],
@@ -183,7 +186,6 @@ async def _load(transaction: Transaction, keys: Sequence[AccountThing]) -> list[
             charged=posted.get(key, MicroCredits(0)),
             charge=last_charges.get(key),
             card=cards.get(card_ids.get(key)),
-            snapshots=packed[key],
         )
         for key in keys
         if key in known

@@ -136,6 +136,7 @@ async def calls(talktime: World) -> list[tuple[str, str, Any]]:
         "card_id": "default",
         "key_id": "key_" + "0" * 26,
         "sha256": "0" * 64,
+        "simulation_id": "sim_" + "0" * 26,
     }
     found = []
     for path, methods in talktime.service.api_document["paths"].items():

@@ -302,7 +302,7 @@ async def test_pages_that_hold_nothing_of_the_period_are_passed_by(
 ) -> None:
     whole = await period.result(DOUBLED)
     monkeypatch.setattr(pricing, "SCANNED", 1)
-    monkeypatch.setattr(pricing, "IN_MEMORY", 1)
+    monkeypatch.setattr(pricing, "TOGETHER", 1)
     assert await period.result(DOUBLED) == whole
     assert (await period.result(DOUBLED, after="2026-02-01T00:00:00Z", before="2026-02-02T00:00:00Z"))["sessions"] == 0
 
