@@ -112,8 +112,10 @@ async def find_sessions(database: Database, asked: Asked, behind: AccountThing) 
 
 def _next_sessions(asked: Asked, behind: AccountThing) -> Any:
     place = tuple_(sessions.c.account_id, sessions.c.id)
+    # Only what is needed: without persona and scenario the index has all of it.
+    wanted = [name for name in ("persona", "scenario") if getattr(asked, name) is not None]
     scanned: Any = (
-        select(sessions.c.account_id, sessions.c.id, sessions.c.settled_at, sessions.c.persona, sessions.c.scenario)
+        select(*(sessions.c[name] for name in ("account_id", "id", "settled_at", *wanted)))
         .where(sessions.c.settled_at.is_not(None), place > tuple_(*behind))
         .order_by(sessions.c.account_id, sessions.c.id)
         .limit(SCANNED)
