@@ -17,6 +17,7 @@ from app.commands.finance import finance
 from app.commands.keys import keys
 from app.commands.ledger import balance, grant, statement
 from app.commands.replay import replay
+from app.commands.simulation import simulate
 from app.commands.verification import export, verify
 from app.core.outages import Outage
 from app.core.rate_card import RateCard
@@ -51,6 +52,7 @@ cli.command("statement")(statement)
 cli.command("finance")(finance)
 cli.command("verify")(verify)
 cli.command("replay")(replay)
+cli.command("simulate")(simulate)
 cli.add_typer(export)
 cli.add_typer(admins)
 cli.add_typer(keys)

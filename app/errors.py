@@ -59,6 +59,7 @@ SESSION_NOT_IN_REVIEW: Final = Code("session-not-in-review", 409, "The session i
 REFUND_EXCEEDS_CHARGE: Final = Code("refund-exceeds-charge", 409, "More than is left of the session's charge")
 RERATE_WINDOW_CLOSED: Final = Code("rerate-window-closed", 409, "The session was settled too long ago")
 ALREADY_RATED: Final = Code("already-rated", 409, "The session was rated on this evidence and card before")
+TOO_MANY_SIMULATIONS: Final = Code("too-many-simulations", 409, "Too many simulations are waiting", retryable=True)
 REFERENCE_CONFLICT: Final = Code("reference-conflict", 409, "The reference was used for another grant")
 ADMIN_EXISTS: Final = Code("admin-exists", 409, "There is an admin with this name")
 CHANGED_MEANWHILE: Final = Code("changed-meanwhile", 409, "It is not as it was when it was shown")

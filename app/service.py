@@ -1,10 +1,10 @@
 """The composition root: everything is built here, once, from the settings, and nowhere else."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import cached_property, partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import httpx
 import structlog
@@ -89,6 +89,10 @@ from app.web.rendering import Renderer
 from app.web.sign_in import SignInPages
 from app.web.site import Site
 from app.web.users import UserPages
+from app.what_if.routes import what_if_routes
+from app.what_if.running import Simulations
+from app.what_if.schemas import WHAT_IF
+from app.what_if.simulations import purge_simulations
 
 SLOWEST_WAKE: Final = Micros(US_PER_S)
 """Reconciliation looks for due sessions at least so often on our clock, and ten times in each of its intervals."""
@@ -96,6 +100,7 @@ SLOWEST_WAKE: Final = Micros(US_PER_S)
 FASTEST_WAKE_S: Final = 0.05
 """But no more often than this, in seconds of real time."""
 
+SIMULATIONS_CHECK_S: Final = 1.0
 SET_BACK_CHECK_S: Final = 60.0
 PURGE_CHECK_S: Final = 60.0
 PURGE_EVERY: Final = Micros(600 * US_PER_S)
@@ -106,7 +111,9 @@ PARTITION_DAYS: Final = 7
 RETENTION_CHECK_S: Final = 600.0
 RETENTION_EVERY: Final = Micros(3600 * US_PER_S)
 
-DESCRIBED: Final = (SESSIONS, SETTLEMENT, ACCOUNTS, FINANCE, PRICING, ACCESS, HEARTBEATS, HEALTH, DOCUMENT)
+DESCRIBED: Final = (SESSIONS, SETTLEMENT, ACCOUNTS, FINANCE, PRICING, WHAT_IF, ACCESS, HEARTBEATS, HEALTH, DOCUMENT)
+
+Result = TypeVar("Result")
 
 PASSWORD_GUESSES_PER_MINUTE: Final = 10
 """Wrong passwords that may be tried with one name, from wherever."""
@@ -226,10 +233,11 @@ class Service:
             clock_agrees=self.clock_watch.agrees,
         )
         self._jobs = Jobs(self.database, self._clock, ids)
+        self._simulations = Simulations(self.database, self._clock, ids, self._jobs)
         self._alarms = Alarms()
         self._reconcile_interval = settings.reconcile_interval_s
         self._retention = Micros(settings.tick_retention_days * US_PER_DAY)
-        self._rounds: set[asyncio.Task[object]] = set()
+        self._rounds: set[asyncio.Task[Any]] = set()
         failures = Meter(per_minute(settings.failed_auth_max_rpm), self._clock)
         self.site = self._build_site(settings, failures)
         front = Front(
@@ -332,6 +340,8 @@ class Service:
             correction_routes(self.database, self.ledger, self._clock),
             settings_routes(self.database, self.ledger, self._clock, settings.min_session_s),
             finance_routes(self.database, self._clock),
+            # Before the routes of rate cards, which would take its addresses for those of cards.
+            what_if_routes(self.database, self._ids, self._clock),
             pricing_routes(self.database, self._ids, self._clock),
             access_routes(
                 database=self.database,
@@ -398,6 +408,7 @@ class Service:
             (wake_s, "due", self.post_due),
             (self._report_every_s, "receiving", self.receiving.report),
             (WRITE_EVERY_S, "key-use", self._key_use.write),
+            (SIMULATIONS_CHECK_S, "simulations", self.simulate),
             (SET_BACK_CHECK_S, "set-back", self.bring_nearer),
             (PURGE_CHECK_S, "purge", self.purge),
             (PARTITION_CHECK_S, "partitions", self.make_partitions),
@@ -410,6 +421,7 @@ class Service:
     async def stop(self) -> None:
         """Finish what was begun: rounds under way, heartbeats taken but not written. Then close all connections."""
         self._alarms.stop()
+        self._simulations.stop()
         if self._rounds:
             await asyncio.wait(self._rounds)
         await self.reconciler.finish()
@@ -424,10 +436,18 @@ class Service:
         await self.database.close()
 
     async def _reconcile_round(self) -> None:
-        task: asyncio.Task[object] = asyncio.create_task(self.reconciler.fill(), name="reconcile-round")
+        await self._to_its_end(self.reconciler.fill(), "reconcile-round")
+
+    async def simulate(self) -> bool:
+        """Bring a simulation forward; whether it was this process's turn, and there was one."""
+        return await self._to_its_end(self._simulations.work(), "simulate")
+
+    async def _to_its_end(self, work: Coroutine[Any, Any, Result], name: str) -> Result:
+        """Do ``work`` in a task that a stop waits for, where it would cut off the alarm that woke it."""
+        task = asyncio.create_task(work, name=name)
         self._rounds.add(task)
         task.add_done_callback(self._rounds.discard)
-        await asyncio.shield(task)
+        return await asyncio.shield(task)
 
     def _passes_in(self, real_s: float) -> Micros:
         """How much passes on our clock in so much real time."""
@@ -448,10 +468,11 @@ class Service:
             log.warning("clock.was_set_back", sessions=nearer, leases=freed)
 
     async def purge(self) -> None:
-        """Forget stored answers that were kept long enough; join what tells when we were receiving."""
+        """Forget answers and simulations that were kept long enough; join what tells when we were receiving."""
 
         async def work() -> None:
             await purge(self.database, self._clock.now())
+            await purge_simulations(self.database, self._clock.now())
             await self.receiving.compact()
 
         await self._jobs.run("purge", PURGE_EVERY, work)

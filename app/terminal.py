@@ -310,3 +310,82 @@ def show_roll_forward(console: Console, document: dict[str, Any]) -> None:
                 table.add_section()
             table.add_row(name, *(row[name + suffix] for row in rows))
         console.print(table)
+
+
+def show_simulation(console: Console, document: dict[str, Any]) -> None:
+    """Print what a period's sessions would have cost by another card, whom that hurts, and what is left of it."""
+    result = document["result"]
+    until = f"{document['after']} until {document['before']}"
+    name = Text(f"{document['rate_card']['name']}, over what was settled from {until}")  # no mark-up of the card's
+    table = _amounts(name, "", "Sessions", "Before", "After", "Difference")
+    table.add_row("compared", *_row_of(result))
+    if result["written_off"]["sessions"]:
+        table.add_row("written off, in no sum", *_row_of(result["written_off"]))
+    console.print(table, markup=False)
+    console.print(f"Users are charged {result['charged']} for the compared ones now.", highlight=False)
+    for why, words in NOT_RATED.items():
+        if result["not_rated"][why]:
+            console.print(f"{result['not_rated'][why]} sessions are left out: {words}.", highlight=False)
+    changes = _amounts("How the charges of sessions change", "Change", "Sessions", "Difference")
+    for bucket in result["distribution"]:
+        changes.add_row(_change_of(bucket), str(bucket["sessions"]), bucket["difference"])
+    console.print(changes, markup=False)
+    users = result["users"]
+    console.print(
+        f"Of {users['total']} users {users['higher']} would pay more, {users['lower']} less, {users['unchanged']} the "
+        "same.",
+        highlight=False,
+    )
+    for title, rows in (("Hurt most", result["users_paying_more"]), ("Gain most", result["users_paying_less"])):
+        if rows:
+            named = _amounts(title, "User", "Sessions", "Before", "After", "Difference")
+            for row in rows:
+                named.add_row(Text(row["user_id"]), *_row_of(row))
+            console.print(named, markup=False)
+    for words, change in (("rises", result["largest_rise"]), ("falls", result["largest_fall"])):
+        if change is not None:
+            told = f"The charge that {words} most, from {change['before']} to {change['after']}: {change['session_id']}"
+            _print(console, told)
+    if result["margin"] is not None:
+        _show_margin(console, result["margin"])
+
+
+NOT_RATED: Final = {
+    "no_charge": "no charge of them is stored",
+    "unknown_engine": "this version lacks the engine that made their charge",
+    "unreadable": "what their charge rests on cannot be read",
+}
+
+
+def _show_margin(console: Console, margin: dict[str, Any]) -> None:
+    table = _amounts("Margin", "", "Before", "After")
+    table.add_row("charged less cost", margin["before"], margin["after"])
+    losses = (str(margin["sessions_at_a_loss_before"]), str(margin["sessions_at_a_loss_after"]))
+    table.add_row("sessions at a loss", *losses)
+    console.print(table, markup=False)
+    console.print(f"The provider takes {margin['cost']}, for what was written off as well.", highlight=False)
+
+
+def _amounts(title: str | Text, *columns: str) -> Table:
+    """A table of amounts behind one column of words."""
+    table = Table(title=title, title_justify="left")
+    for n, name in enumerate(columns):
+        table.add_column(name, justify="right" if n else "left", overflow="fold")
+    return table
+
+
+def _row_of(found: dict[str, Any]) -> tuple[str, str, str, str]:
+    return str(found["sessions"]), found["before"], found["after"], found["difference"]
+
+
+def _change_of(bucket: dict[str, Any]) -> str:
+    start, end = bucket["from_percent"], bucket["to_percent"]
+    match bucket["direction"]:
+        case "unchanged":
+            return "unchanged"
+        case "free_before":
+            return "free before"
+        case "lower":
+            return f"{start} % to under {end} %"
+        case _:
+            return f"over {start} %" if end is None else f"over {start} % to {end} %"

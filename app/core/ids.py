@@ -25,6 +25,7 @@ class Kind(StrEnum):
     EVENT = "evt"
     API_KEY = "key"
     AUDIT = "aud"
+    SIMULATION = "sim"
 
 
 class AccountThing(NamedTuple):

@@ -216,6 +216,13 @@ Index(
     sessions.c.provider_session_id,
     postgresql_where=sessions.c.provider_session_id.is_not(None),
 )
+Index(
+    "sessions_settled_idx",
+    sessions.c.account_id,
+    sessions.c.id,
+    sessions.c.settled_at,
+    postgresql_where=sessions.c.settled_at.is_not(None),
+)
 Index("sessions_requested_at_idx", sessions.c.requested_at, sessions.c.id)
 Index("sessions_account_requested_at_idx", sessions.c.account_id, sessions.c.requested_at, sessions.c.id)
 
@@ -590,7 +597,15 @@ simulations = _table(
     _col("result", JSONB, nullable=True),
     _col("progress", Integer),
     _col("created_at", InstantType),
+    _col("total", Integer, nullable=True),
+    _col("checkpoint", JSONB, nullable=True),
+    _col("token", Uuid, nullable=True),
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    _col("started_at", InstantType, nullable=True),
+    _col("finished_at", InstantType, nullable=True),
+    _col("failure", Text, nullable=True),
 )
+Index("simulations_created_at_idx", simulations.c.created_at, simulations.c.id)
 
 exported_heads = _table(
     "exported_heads",

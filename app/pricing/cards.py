@@ -155,7 +155,7 @@ def stored_card(row: Row[Any]) -> StoredCard:
     return StoredCard(
         id=row.id,
         version=row.version,
-        card=_read(row.document),
+        card=read_stored(row.document),
         effective_at=row.effective_at,
         match_persona=row.match_persona,
         match_scenario=row.match_scenario,
@@ -172,12 +172,11 @@ def _row(
     match_persona: str | None,
     match_scenario: str | None,
 ) -> dict[str, Any]:
-    document = {name: value.value if isinstance(value, Enum) else value for name, value in asdict(card).items()}
     return {
         "id": card_id,
         "name": card.name,
         "version": version,
-        "document": document,
+        "document": to_store(card),
         "effective_at": effective_at,
         "match_persona": match_persona,
         "match_scenario": match_scenario,
@@ -185,8 +184,13 @@ def _row(
     }
 
 
-def _read(document: Mapping[str, Any]) -> RateCard:
-    """A card from its row: names are text, enums their values, everything else whole numbers."""
+def to_store(card: RateCard) -> dict[str, Any]:
+    """A card as it lies in a row: names are text, enums their values, everything else whole numbers."""
+    return {name: value.value if isinstance(value, Enum) else value for name, value in asdict(card).items()}
+
+
+def read_stored(document: Mapping[str, Any]) -> RateCard:
+    """The card of :func:`to_store`; whole numbers may have become their digits on the way."""
     values: dict[str, Any] = {}
     for field in fields(RateCard):
         value = document[field.name]

@@ -28,6 +28,7 @@ from app.ports.ids import Ids
 from app.pricing.cards import StoredCard, card_by_id, default_card, find_card, publish, stored_card
 from app.pricing.documents import PreviewDocument, RateCardDocument, write_rate_card
 from app.pricing.preview import card_of, rate_document, read_preview
+from app.pricing.templates import TEMPLATES, template_document
 
 
 class MatchDocument(Document):
@@ -50,6 +51,11 @@ def pricing_routes(database: Database, ids: Ids, clock: Clock) -> APIRouter:
     async def list_cards(limit: Limit = None, cursor: Cursor = None, name: str | None = None) -> Response:
         async with database.reading() as transaction:
             return json_response(await _cards_page(transaction, page_limit(limit), cursor, name))
+
+    @router.get("/rate-cards/templates", summary="Rate cards to begin with, whose prices are to be filled in")
+    @allowed(Scope.READ)
+    async def list_templates() -> Response:
+        return json_response(page([template_document(template) for template in TEMPLATES], None))
 
     @router.get("/rate-cards/{card_id}", summary="One version of a rate card")
     @allowed(Scope.READ)

@@ -120,6 +120,15 @@ PRICING: Final = Described(
     schemas={
         "RateCard": _STORED_CARD,
         "RateCardPage": page_of("RateCard"),
+        "RateCardTemplate": record(
+            {
+                "name": text("provider_cost", longest=128),
+                "description": text("The provider's metering rule.", "What it is for, and what it cannot say."),
+                "placeholders": listed(text("/rates/user"), "JSON pointers to what has to be filled in."),
+                "rate_card": record(RATE_CARD),
+            }
+        ),
+        "RateCardTemplatePage": page_of("RateCardTemplate"),
         "Explanation": record(EXPLANATION),
     },
     operations={
@@ -127,6 +136,10 @@ PRICING: Final = Described(
             description="All versions of all cards, newest first.",
             answers={200: replies("A page of rate cards.", ref("RateCardPage"))},
             parameters={**PAGED, "name": text("evening", "Versions of this name.", longest=128)},
+        ),
+        "GET /v1/rate-cards/templates": Operation(
+            description="Whole documents to begin with. What is a placeholder has to be filled in.",
+            answers={200: replies("All templates, in one page.", ref("RateCardTemplatePage"))},
         ),
         "GET /v1/rate-cards/{card_id}": Operation(
             description="One version, by its id.",

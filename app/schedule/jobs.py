@@ -7,12 +7,12 @@ stalls past its lease.
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from sqlalchemy import bindparam, or_, update
+from sqlalchemy import bindparam, or_, select, update
 from sqlalchemy.dialects.postgresql import insert as upsert
 
 from app.core.units import US_PER_S, Instant, Micros
 from app.core.waits import CLOCK_MARGIN
-from app.db.database import Database
+from app.db.database import Database, Transaction
 from app.db.tables import job_leases
 from app.ports.clock import Clock
 from app.ports.ids import Ids
@@ -41,6 +41,14 @@ _RELEASE: Final = (
     .where(job_leases.c.job == bindparam("of"), job_leases.c.token == bindparam("ours"))
     .values(token=None, leased_until=None)
 )
+_LOCK: Final = select(job_leases.c.job).where(job_leases.c.job == bindparam("of")).with_for_update()
+
+
+async def lock_job(transaction: Transaction, job: str, now: Instant) -> None:
+    """Keep others from changing what the job has to do, and the job itself from beginning, until the end of this
+    transaction. What it is at already, goes on."""
+    await transaction.execute(_KNOWN, {"job": job, "next_run_at": now})
+    await transaction.execute(_LOCK, {"of": job})
 
 
 class Jobs:

@@ -1,11 +1,12 @@
 """All that a session's charge depends on, loaded from what is stored."""
 
 import hashlib
+import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Row
@@ -27,6 +28,9 @@ from app.sessions.records import Session
 from app.timelines.snapshots import Snapshot, closed_values, load_snapshots, values_digest
 
 _NOTHING = Timeline((), Micros(0), frozenset())
+
+UNREADABLE: Final = (zlib.error, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, RecursionError)
+"""What reading rows that somebody has tampered with can raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +63,12 @@ async def card_of_session(transaction: Transaction, session: Session, other: UUI
     stored = await card_by_id(transaction, session.rate_card_id if other is None else other)
     if stored is None:
         raise RuntimeError("a session's rate card is gone")
-    return stored.card if session.charge_from is None else replace(stored.card, charge_from=session.charge_from)
+    return pinned(stored.card, session)
+
+
+def pinned(card: RateCard, session: Session) -> RateCard:
+    """The card with what was pinned for the session alone, as it is rated by it."""
+    return card if session.charge_from is None else replace(card, charge_from=session.charge_from)
 
 
 async def load_evidence(
@@ -81,7 +90,11 @@ async def load_charged_evidence(
     """
     if snapshots is None:
         snapshots = await load_snapshots(transaction, session.key, up_to=row.snapshot_n)
-    card = await card_of_session(transaction, session, row.rate_card_id)
+    return charged_evidence(session, await card_of_session(transaction, session, row.rate_card_id), row, snapshots)
+
+
+def charged_evidence(session: Session, card: RateCard, row: Row[Any], snapshots: Sequence[Snapshot]) -> StoredEvidence:
+    """The same of what is loaded already; ``card``: that of the charge, with what was pinned for the session."""
     found = [snapshot for snapshot in snapshots if snapshot.n <= row.snapshot_n]
     ticks = unpack_instants(row.ticks)
     stored = _assemble(session, card, ticks, found, interim=False, accepted=row.accepted_snapshot)

@@ -24,7 +24,7 @@ from app.ledger.findings import Progress, untold
 from app.sessions.records import SESSION_COLUMNS, Session, load_session, session_of
 from app.sessions.routes import unknown_session
 from app.settlement.charges import load_charges, stored_document
-from app.settlement.evidence import evidence_digest, load_charged_evidence
+from app.settlement.evidence import UNREADABLE, evidence_digest, load_charged_evidence
 from app.timelines.snapshots import Snapshot, load_snapshots
 
 AT_ONCE: Final = 100
@@ -34,8 +34,6 @@ MAX_DIFFERENCES: Final = 20
 """Places of one document that are told; how many more there are is said."""
 
 _MAX_DOCUMENT: Final = 64 << 20
-_UNREADABLE: Final = (zlib.error, ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, RecursionError)
-"""What reading rows that somebody has tampered with can raise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +117,7 @@ async def _replay_session(transaction: Transaction, session: Session) -> list[Re
         try:
             last = max(row.snapshot_n for row in rows)
             snapshots = await load_snapshots(transaction, session.key, up_to=last)
-        except _UNREADABLE:
+        except UNREADABLE:
             snapshots = None  # each charge says so for itself
     replayed: list[Replayed] = []
     before = MicroCredits(0)
@@ -151,7 +149,7 @@ async def _differences(
         digest, document = evidence_digest(stored), stored_document(stored, rated)
     except UnknownEngine as error:
         return [Difference("engine version", row.engine_version, str(error))]
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         return [Difference("inputs", "cannot be read", f"{type(error).__name__}: {error}")]
     found = list(_amounts(session, row, before, rated))
     if digest != row.evidence_digest:

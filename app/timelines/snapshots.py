@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any, Final
 
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import Row, bindparam, insert, select
 
 from app.core.alignment import Pull
 from app.core.ids import AccountThing
@@ -46,11 +46,22 @@ _SNAPSHOTS: Final = (
 
 async def load_snapshots(transaction: Transaction, session: AccountThing, up_to: int | None = None) -> list[Snapshot]:
     """All snapshots of a session in the order of their numbers, at most up to number ``up_to``."""
+    return unpacked(await load_packed_snapshots(transaction, session, up_to))
+
+
+async def load_packed_snapshots(
+    transaction: Transaction, session: AccountThing, up_to: int | None = None
+) -> Sequence[Row[Any]]:
+    """The rows of the same, for :func:`unpacked`."""
     statement = _SNAPSHOTS if up_to is None else _SNAPSHOTS.where(snapshots.c.n <= up_to)
-    key = {"of": session.account_id, "session": session.id}
+    return (await transaction.execute(statement, {"of": session.account_id, "session": session.id})).all()
+
+
+def unpacked(rows: Sequence[Row[Any]]) -> list[Snapshot]:
+    """The snapshots in the rows of one session, which must begin with its first, in order."""
     found: list[Snapshot] = []
     values: tuple[Any, ...] = ()
-    for row in await transaction.execute(statement, key):
+    for row in rows:
         values = values[: row.shared_values] + _unpack(row.other_values)
         pull = Pull(row.requested_at, row.received_at, row.timeline, row.speech)
         found.append(Snapshot(row.n, pull, values, tuple(row.page_digests or ())))

@@ -9,7 +9,9 @@ import pytest
 APP = Path(__file__).resolve().parents[2] / "app"
 FILES = sorted(path.relative_to(APP) for path in APP.rglob("*.py"))
 MONEY = [
-    path for path in FILES if path.parts[0] in {"core", "ledger", "settlement", "accounts", "pricing", "timelines"}
+    path
+    for path in FILES
+    if path.parts[0] in {"core", "ledger", "settlement", "accounts", "pricing", "timelines", "what_if"}
 ]
 
 

@@ -182,6 +182,29 @@ def test_serve_ends_when_its_embedded_database_cannot_be_started_again(data_dir:
         assert "Traceback" not in told
 
 
+def test_a_simulation_is_made_in_the_background_and_outlives_a_kill(data_dir: Path) -> None:
+    rates = {"user": "1", "agent": "1", "silence": "0"}
+    asked = {"rate_card": {"name": "draft", "rates": rates}, "after": "2026-01-01T00:00:00Z"}
+    with provider_host() as host:
+        provider = host.script()
+        with serving(data_dir, provider) as (process, url):
+            calls = f"{url}/v1/rate-cards/simulations"
+            made = call("POST", calls, {**asked, "before": "2026-01-02T00:00:00Z"})
+            assert made.status_code == 202, made.text
+            first = f"/v1/rate-cards/simulations/{made.json()['id']}"
+            wait_until(lambda: call("GET", url + first).json()["state"] == "done")
+            second = call("POST", calls, {**asked, "before": "2026-01-02T00:00:00Z"}).json()["id"]
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        with serving(data_dir, provider) as (process, url):
+            # If it was being made just then, its lease has to run out first.
+            last = f"{url}/v1/rate-cards/simulations/{second}"
+            wait_until(lambda: call("GET", last).json()["state"] == "done", 90)
+            assert call("GET", url + first).json()["result"] == call("GET", last).json()["result"]
+            process.send_signal(signal.SIGTERM)
+            assert '"level": "error"' not in process.communicate(timeout=30)[1].decode()
+
+
 def test_a_command_that_only_reads_says_that_there_is_no_database(tmp_path: Path) -> None:
     told = subprocess.run(
         [sys.executable, "-m", "app.cli", "explain", "ses_" + "0" * 52],

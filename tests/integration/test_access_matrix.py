@@ -58,6 +58,7 @@ class Stage:
         self.session = session
         self.places = {"user_id": user, "session_id": session["id"], "grant_id": grant, "card_id": card}
         self.places["sha256"] = "0" * 64
+        self.places["simulation_id"] = "sim_" + "0" * 26
         self.keys: dict[str, str] = {}
 
     @classmethod

@@ -132,6 +132,13 @@ CHANGES: dict[tuple[str, str], Change] = {
     ("POST /v1/grants/{grant_id}/void", "grant.void"): voided,
     ("PATCH /v1/settings", "settings.change"): plain("PATCH", "/v1/settings", starts_stopped=False, **WHY),
     ("POST /v1/rate-cards", "rate_card.publish"): plain("POST", "/v1/rate-cards", name="audited", **CHEAP),
+    ("POST /v1/rate-cards/simulations", "rate_card.simulate"): plain(
+        "POST",
+        "/v1/rate-cards/simulations",
+        rate_card={"name": "audited", **CHEAP},
+        after="2026-01-01T00:00:00Z",
+        before="2026-02-01T00:00:00Z",
+    ),
     ("POST /v1/api-keys", "api_key.create"): plain("POST", "/v1/api-keys", name="n", scopes=["read"]),
     ("DELETE /v1/api-keys/{key_id}", "api_key.revoke"): revoked,
 }
@@ -139,6 +146,7 @@ CHANGES: dict[tuple[str, str], Change] = {
 
 CREATIONS = {
     "session.start", "session.adopt", "grant.create", "user_token.create", "rate_card.publish", "api_key.create",
+    "rate_card.simulate",
 }  # fmt: skip
 """Before these there was nothing."""
 

@@ -12,6 +12,7 @@ from app.db.embedded import EmbeddedPostgresError
 SESSION = "ses_" + "0" * 52
 READ_ONLY = [
     ["explain", SESSION], ["verify"], ["verify", "--json"], ["rate", "card.json"], ["replay"], ["replay", SESSION],
+    ["simulate", "rc_" + "0" * 26, "--after", "2026-01-01T00:00:00Z", "--before", "2026-02-01T00:00:00Z"],
     ["keys", "list"], ["keys", "revoke", "key_" + "0" * 26],
 ]  # fmt: skip
 

@@ -6,6 +6,7 @@ from uuid import uuid4
 
 import pytest
 
+from tests.support.postgres import tell
 from tests.support.world import World
 
 pytestmark = pytest.mark.anyio
@@ -217,10 +218,34 @@ async def test_users_stand_still_while_others_come(talktime: World) -> None:
     assert len(seen) == len(set(seen))
 
 
+async def test_simulations_come_newest_first_each_once_whatever_comes_meanwhile(talktime: World) -> None:
+    conninfo = talktime.service.database.conninfo
+    tell(conninfo, "delete from simulations")  # else there might be no room for more
+
+    async def another() -> None:
+        talktime.clock.advance(1)
+        card = {"name": "draft", "rates": {"user": "1", "agent": "1", "silence": "1"}}
+        asked = {"rate_card": card, "after": "2026-01-01T00:00:00Z", "before": "2026-02-01T00:00:00Z"}
+        assert (await talktime.client.post("/v1/rate-cards/simulations", json=asked)).status_code == 202
+
+    for _ in range(5):
+        await another()
+    before = [row["id"] for row in await walk(talktime, "/v1/rate-cards/simulations", 500)]
+    assert len(before) == 5
+    left = iter(range(3))
+
+    async def a_few() -> None:
+        if next(left, None) is not None:
+            await another()
+
+    assert [row["id"] for row in await walk(talktime, "/v1/rate-cards/simulations", 2, a_few)] == before
+    tell(conninfo, "delete from simulations")
+
+
 WALKED = {
     "/v1/sessions", "/v1/users/{user_id}/entries", "/v1/users/{user_id}/grants", "/v1/rate-cards",
     "/v1/sessions/{session_id}/heartbeats", "/v1/sessions/{session_id}/snapshots", "/v1/sessions/{session_id}/pulls",
-    "/v1/api-keys", "/v1/audit-log", "/v1/users",
+    "/v1/api-keys", "/v1/audit-log", "/v1/users", "/v1/rate-cards/simulations",
 }  # fmt: skip
 """Lists that a test of this module walks through while rows come in."""
 

@@ -91,6 +91,7 @@ CASES = [
     ("charges_amounts_check", f"insert into charges values ({A}, {S}, 1, '1', '', 1, '', 0, -1, '', null, now())"),
     ("idempotency_state_check", "update idempotency set state = 'open'"),
     ("rate_cards_version_check", "update rate_cards set version = 0"),
+    ("simulations_state_check", f"insert into simulations values ({A}, 'paused', '{{}}', null, 0, now())"),
 ]  # fmt: skip
 
 

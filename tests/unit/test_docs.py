@@ -17,12 +17,15 @@ from app import errors
 from app.cli import cli
 from app.core.lifecycle import FIRST
 from app.core.lifecycle import STEPS as STEPS_OF_SESSIONS
+from app.core.lossless_json import loads
+from app.core.what_if import BUCKETS, Direction
 from app.heartbeats.endpoint import PATH
 from app.ledger.checks import CHECKS
 from app.ledger.heads import EXPORTED
 from app.ledger.verify import CHAIN, IDENTITY, LIMITS, TERMS
-from app.pricing.documents import PreviewDocument, RateCardDocument
+from app.pricing.documents import PreviewDocument, RateCardDocument, read_rate_card
 from app.pricing.preview import preview
+from app.pricing.templates import PROVIDER_COST
 from app.service import Service
 from app.settings import PREFIX, WITHOUT_EFFECT, Settings
 
@@ -232,6 +235,25 @@ def test_the_card_in_the_charging_rules_is_the_default() -> None:
     evidence = json.loads(next(text for text in fenced(README, "json") if '"snapshots"' in text))
     answers = [preview(json.dumps(evidence | {"rate_card": card}).encode()) for card in (json.loads(block), named)]
     assert answers[0] == answers[1]
+
+
+def test_the_template_in_the_text_is_the_one_that_is_given_out() -> None:
+    what_if = (ROOT / "docs" / "what-if.md").read_text(encoding="utf-8")
+    (block,) = [text for text in fenced(what_if, "json") if '"provider_cost"' in text]
+    assert read_rate_card(loads(block)) == PROVIDER_COST.card
+    assert [json.loads(block)["rates"][place.rpartition("/")[2]] for place in PROVIDER_COST.placeholders] == ["0"] * 3
+
+
+def test_the_buckets_in_the_text_are_those_of_the_code() -> None:
+    what_if = (ROOT / "docs" / "what-if.md").read_text(encoding="utf-8").replace("−", "-")
+    for direction in (Direction.LOWER, Direction.HIGHER):
+        row = next(line for line in what_if.splitlines() if line.startswith(f"| `{direction}` |"))
+        told = row.split("|")[2].strip().split(", ")
+        assert told == [
+            f"{one.from_percent} … {'null' if one.to_percent is None else one.to_percent}"
+            for one in BUCKETS
+            if one.direction is direction
+        ]
 
 
 MANY_CARDS = [
