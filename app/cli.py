@@ -13,6 +13,7 @@ from typer import Argument, Option
 from app import __version__
 from app.commands.admins import admins
 from app.commands.common import AsJson, DataDir, fail, print_json, session_key_of, settings_with, with_database
+from app.commands.evidence import check_file
 from app.commands.finance import finance
 from app.commands.keys import keys
 from app.commands.ledger import balance, grant, statement
@@ -52,6 +53,7 @@ cli.command("statement")(statement)
 cli.command("finance")(finance)
 cli.command("verify")(verify)
 cli.command("replay")(replay)
+cli.command("check-evidence")(check_file)
 cli.command("simulate")(simulate)
 cli.add_typer(export)
 cli.add_typer(admins)

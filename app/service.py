@@ -86,6 +86,7 @@ from app.web.actions import Actions
 from app.web.assets import Assets
 from app.web.overview import Overview
 from app.web.rendering import Renderer
+from app.web.sessions import SessionPages
 from app.web.sign_in import SignInPages
 from app.web.site import Site
 from app.web.users import UserPages
@@ -287,6 +288,10 @@ class Service:
         site.add(SignInPages(sign_ins, failures, guesses).pages())
         site.add(Overview(self.database, self._clock).pages())
         site.add(UserPages(database=self.database, ledger=self.ledger, longest=settings.max_session_s).pages())
+        session_pages = SessionPages(
+            database=self.database, receiving=self.receiving, rerate_window=settings.rerate_window_s
+        )
+        site.add(session_pages.pages())
         actions = Actions(self.database, self._sealing)
         for action in (
             Grant(self.ledger),

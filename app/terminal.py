@@ -216,6 +216,17 @@ def show_keys(console: Console, document: dict[str, Any]) -> None:
         _print(console, told)
 
 
+def show_checked(console: Console, documents: Sequence[dict[str, Any]]) -> None:
+    """Print what was checked, a line each."""
+    for one in documents:
+        if one["fault"] is not None:
+            _print(console, f"NOT so: {one['what']}: {one['fault']}")
+        elif one["left_out"] is not None:
+            _print(console, f"left out: {one['what']}: {one['left_out']}")
+        else:
+            _print(console, f"holds: {one['what']}")
+
+
 def show_admins(console: Console, documents: Sequence[dict[str, Any]]) -> None:
     """Print admin accounts."""
     if not documents:

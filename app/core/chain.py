@@ -58,7 +58,12 @@ class Entry:
 
 
 def mac(entry: Entry, previous: bytes | None, key: bytes) -> bytes:
-    """HMAC-SHA-256 over the entry's canonical form and the previous entry's MAC (null for the first)."""
+    """HMAC-SHA-256 over :func:`signed_text`."""
+    return hmac.new(key, signed_text(entry, previous).encode("ascii"), hashlib.sha256).digest()
+
+
+def signed_text(entry: Entry, previous: bytes | None) -> str:
+    """The entry's canonical form and the previous entry's MAC (null for the first): what its MAC is made of."""
     content = {
         "account": entry.account_id.hex,
         "id": entry.id.hex,
@@ -80,7 +85,7 @@ def mac(entry: Entry, previous: bytes | None, key: bytes) -> bytes:
         "key_id": entry.key_id,
         "previous": None if previous is None else previous.hex(),
     }
-    return _mac(content, key)
+    return _canonical(content)
 
 
 def grant_mac(account_id: UUID, terms: Mapping[str, Any], key: bytes) -> bytes:
@@ -95,8 +100,11 @@ def limit_mac(account_id: UUID, n: int, credit_limit: MicroCredits, reason: str,
 
 
 def _mac(content: Mapping[str, Any], key: bytes) -> bytes:
-    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return hmac.new(key, canonical.encode("ascii"), hashlib.sha256).digest()
+    return hmac.new(key, _canonical(content).encode("ascii"), hashlib.sha256).digest()
+
+
+def _canonical(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
 def _hex(value: UUID | None) -> str | None:

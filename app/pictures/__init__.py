@@ -1,5 +1,5 @@
 """Pictures: a session on one time axis, as SVG that needs nothing else. Pure: from what is loaded to text."""
 
-from app.pictures.session import SessionPicture, draw
+from app.pictures.session import STYLE, SessionPicture, draw, extent
 
-__all__ = ["SessionPicture", "draw"]
+__all__ = ["STYLE", "SessionPicture", "draw", "extent"]

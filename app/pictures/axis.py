@@ -26,13 +26,14 @@ SHOWN_PART: Final = 12
 class Axis:
     """Offsets from the origin, in µs, to places, in tenths of a pixel.
 
-    To scale from 0 to ``shown``; from there to ``end`` in :data:`FOLD_PX` pixels, if ``end`` lies beyond.
+    To scale from ``start`` to ``shown``; from there to ``end`` in :data:`FOLD_PX` pixels, if ``end`` lies beyond.
     """
 
     left_px: int
     width_px: int
     shown: Micros
     end: Micros
+    start: Micros = Micros(0)
 
     @property
     def folded(self) -> Micros:
@@ -48,17 +49,18 @@ class Axis:
         """The place of an offset, in tenths of a pixel; what lies outside is put at the edge."""
         left, scaled = self.left_px * 10, self.scaled_px * 10
         if offset <= self.shown:
-            return left + max(0, offset) * scaled // self.shown
+            return left + max(0, offset - self.start) * scaled // (self.shown - self.start)
         if not self.folded:
             return left + scaled
         return left + scaled + min(offset - self.shown, self.folded) * FOLD_PX * 10 // self.folded
 
     def marks(self) -> list[Micros]:
-        """Where the axis is marked: at round offsets, :data:`MOST_MARKS` at most beside 0."""
-        shown_s = self.shown // US_PER_S
-        fitting = [step for step in _STEPS_S if shown_s // step <= MOST_MARKS]
-        step = fitting[0] if fitting else -(-shown_s // MOST_MARKS)
-        return [Micros(at * US_PER_S) for at in range(0, shown_s + 1, step)]
+        """Where the axis is marked: at round offsets, :data:`MOST_MARKS` at most beside the first."""
+        first_s, last_s = -(-self.start // US_PER_S), self.shown // US_PER_S
+        length_s = max(0, last_s - first_s)
+        fitting = [step for step in _STEPS_S if length_s // step <= MOST_MARKS]
+        step = fitting[0] if fitting else -(-length_s // MOST_MARKS)
+        return [Micros(at * US_PER_S) for at in range(-(-first_s // step) * step, last_s + 1, step)]
 
 
 def axis_of(*, busy: Micros, end: Micros, left_px: int, width_px: int) -> Axis:
@@ -72,6 +74,13 @@ def axis_of(*, busy: Micros, end: Micros, left_px: int, width_px: int) -> Axis:
     else:
         shown = end
     return Axis(left_px, width_px, Micros(max(1, shown)), Micros(max(1, shown, end)))
+
+
+def window_of(start: Micros, end: Micros, *, left_px: int, width_px: int) -> Axis:
+    """The axis of a part of a timeline, all of it to scale. ``ValueError`` unless 0 ≤ ``start`` < ``end``."""
+    if not 0 <= start < end:
+        raise ValueError("a window has a length")
+    return Axis(left_px, width_px, end, end, start)
 
 
 def clock(offset: Micros) -> str:

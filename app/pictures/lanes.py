@@ -31,7 +31,7 @@ class Block(NamedTuple):
 
 def blocks(stretches: Sequence[Stretch], axis: Axis) -> list[Block]:
     """What is drawn of a lane, in order; nothing of what lies outside the axis or has no length."""
-    visible = [one for one in stretches if one.end > one.start and one.start < axis.end and one.end > 0]
+    visible = [one for one in stretches if one.end > one.start and one.start < axis.end and one.end > axis.start]
     if len(visible) <= MOST_EXACT:
         return [_exact(one, axis) for one in visible]
     return list(_joined(_prevailing(visible, axis)))
@@ -72,4 +72,4 @@ def _joined(found: Iterable[Block]) -> Iterable[Block]:
 
 def places(offsets: Iterable[int], axis: Axis) -> list[int]:
     """Where single moments are drawn, in whole pixels, each once."""
-    return sorted({(axis.at(offset) + 5) // 10 for offset in offsets if offset <= axis.end})
+    return sorted({(axis.at(offset) + 5) // 10 for offset in offsets if axis.start <= offset <= axis.end})

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 from xml.sax.saxutils import escape, quoteattr
 
@@ -11,7 +11,7 @@ from app.core.charge import Charge, Evidence
 from app.core.outages import Outage
 from app.core.timeline import Segment, SegmentType
 from app.core.units import Instant, Micros, format_credits, format_instant
-from app.pictures.axis import FOLD_PX, Axis, axis_of, clock, length
+from app.pictures.axis import FOLD_PX, Axis, axis_of, clock, length, window_of
 from app.pictures.lanes import Block, Stretch, blocks, places
 from app.pictures.words import ANOMALIES, BILLED, REASONS, TYPES
 
@@ -41,7 +41,7 @@ _DARK: Final[Mapping[str, str]] = {
 }  # fmt: skip
 
 
-_STYLE: Final = "@media(prefers-color-scheme:dark){%s}" % "".join(  # noqa: UP031 - braces are the style sheet's
+STYLE: Final = "@media(prefers-color-scheme:dark){%s}" % "".join(  # noqa: UP031 - braces are the style sheet's
     f".f-{name}{{fill:{colour}}}.s-{name}{{stroke:{colour}}}" for name, colour in _DARK.items()
 )
 
@@ -56,20 +56,31 @@ class SessionPicture:
     charge: Charge
     evidence: Evidence
     outages: Sequence[Outage] = ()
+    window: tuple[Micros, Micros] | None = None
+    """From where to where, offsets from the origin; null: all of it, with a tail that is folded where it is long."""
 
 
-def draw(picture: SessionPicture) -> str:
+def draw(picture: SessionPicture, *, in_page: bool = False) -> str:
     """The picture as one SVG document that needs nothing else: no script, no font, no other file.
 
     Colours stand with each shape, for readers that know no style sheets; a style sheet turns them for dark screens.
     A timeline of any length stays below 150 KB.
+
+    ``in_page``: as a part of a page, which has :data:`STYLE` among its own style sheets.
     """
-    return _Drawing(picture).text()
+    return _Drawing(picture, in_page=in_page).text()
+
+
+def extent(picture: SessionPicture) -> tuple[Micros, Micros]:
+    """How far the picture goes to scale, and how long all of it is; offsets from the origin."""
+    axis = _Drawing(replace(picture, window=None), in_page=True).axis
+    return axis.shown, axis.end
 
 
 class _Drawing:
-    def __init__(self, picture: SessionPicture) -> None:
+    def __init__(self, picture: SessionPicture, *, in_page: bool) -> None:
         self._picture = picture
+        self._in_page = in_page
         self._charge = picture.charge
         self._evidence = picture.evidence
         self._origin = self._charge.origin.at
@@ -101,7 +112,7 @@ class _Drawing:
         fonts = "system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, sans-serif"
         opening = (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-            f'role="img" aria-label={quoteattr(name)} font-family="{fonts}" font-size="12">'
+            f'role="img" aria-label={quoteattr(name)} font-family="{fonts}" font-size="12"{self._places()}>'
         )
         hatching = (
             f'<defs><pattern id="{self._hatch}" width="6" height="6" patternUnits="userSpaceOnUse" '
@@ -109,12 +120,29 @@ class _Drawing:
             f'class="s-hatch"/></pattern></defs>'
         )
         paper = f'<rect width="{WIDTH}" height="{height}" fill="{_LIGHT["paper"]}" class="f-paper"/>'
+        style = "" if self._in_page else f"<style>{STYLE}</style>"
         said = f"<title>{escape(name)}</title><desc>{escape(words)}</desc>"
-        return "".join((opening, said, f"<style>{_STYLE}</style>", hatching, paper, *self._parts, "</svg>\n"))
+        return "".join((opening, said, style, hatching, paper, *self._parts, "</svg>\n"))
 
     # The axis
 
+    @property
+    def axis(self) -> Axis:
+        return self._axis
+
+    def _places(self) -> str:
+        """For a script that zooms by selection: where the axis lies, and what it is of."""
+        if not self._in_page:
+            return ""
+        axis = self._axis
+        return (
+            f' data-left="{axis.left_px}" data-width="{axis.scaled_px}" data-from="{axis.start}" data-to="{axis.shown}"'
+        )
+
     def _make_axis(self) -> Axis:
+        if self._picture.window is not None:
+            start, until = self._picture.window
+            return window_of(start, until, left_px=_LEFT, width_px=WIDTH - _LEFT - _RIGHT)
         end = max(self._charge.timeline_end, self._charge.last_proof)
         if not end:
             end = self._evidence.time_limit or Micros(60_000_000)
@@ -147,7 +175,7 @@ class _Drawing:
 
     def _limit(self, top: int) -> None:
         limit = self._evidence.time_limit
-        if limit is None or limit > self._axis.shown:
+        if limit is None or not self._axis.start <= limit <= self._axis.shown:
             return
         x, bottom = _px(self._axis.at(limit)), self._y - 36
         words = f"time limit {length(limit)}"
@@ -202,7 +230,7 @@ class _Drawing:
             Stretch("outage", start, end, _from_to("we could not receive heartbeats", start, end))
             for outage in self._picture.outages
             for start, end in [(Micros(outage.start - self._origin), Micros(outage.end - self._origin))]
-            if end > 0 and start < self._axis.end
+            if end > self._axis.start and start < self._axis.end
         ]
 
     def _lane(self, name: str, stretches: Sequence[Stretch]) -> None:

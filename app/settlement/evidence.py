@@ -156,20 +156,32 @@ def _assemble(
 
 def evidence_digest(stored: StoredEvidence) -> bytes:
     """SHA-256 over every input of the charge and the engine's version. How often a heartbeat is there is none."""
-    evidence = stored.evidence
+    return hashlib.sha256(stored_inputs(stored).encode()).digest()
+
+
+def stored_inputs(stored: StoredEvidence) -> str:
+    """The inputs of a charge as the digest of its evidence is made of them: JSON in one form."""
+    values = None if stored.rated is None else stored.rated.values
+    return inputs_text(stored.evidence, values, stored.engine_version, stored.accepted_snapshot)
+
+
+def inputs_text(
+    evidence: Evidence, values: Sequence[Any] | None, engine_version: str, accepted_snapshot: int | None = None
+) -> str:
+    """The same of evidence that need not be stored; ``values``: of the snapshot that is rated; null: there is none."""
     content = {
-        "engine": stored.engine_version,
+        "engine": engine_version,
         "requested_at": evidence.requested_at,
         "time_limit": evidence.time_limit,
         "heartbeats": sorted(set(evidence.heartbeats)),
         "pulls": [list(pull) for pull in evidence.pulls],
-        "values": None if stored.rated is None else values_digest(stored.rated.values).hex(),
+        "values": None if values is None else values_digest(values).hex(),
         "rate_card": {name: str(value) for name, value in _flat(write_rate_card(evidence.card))},
         "authorized": evidence.authorized,
     }
-    if stored.accepted_snapshot is not None:
-        content["accepted_snapshot"] = stored.accepted_snapshot
-    return hashlib.sha256(dumps(content).encode()).digest()
+    if accepted_snapshot is not None:
+        content["accepted_snapshot"] = accepted_snapshot
+    return dumps(content)
 
 
 def _flat(document: dict[str, object], prefix: str = "") -> list[tuple[str, object]]:

@@ -29,27 +29,32 @@ def pull_routes(database: Database) -> APIRouter:
     @allowed(Scope.READ)
     async def pulls(session_id: str, limit: Limit = None, cursor: Cursor = None) -> Response:
         async with database.reading() as transaction:
-            return json_response(await _pulls_page(transaction, session_key(session_id), page_limit(limit), cursor))
+            return json_response(await pulls_page(transaction, session_key(session_id), page_limit(limit), cursor))
 
     @router.get("/{session_id}/bodies/{sha256}", summary="One of these answers, byte for byte")
     @allowed(Scope.READ)
     async def body(session_id: str, sha256: str) -> Response:
-        key = session_key(session_id)
         async with database.reading() as transaction:
-            found = await load_body(transaction, key, bytes.fromhex(sha256)) if _SHA256.fullmatch(sha256) else None
-        if found is None:
-            raise Problem(NOT_FOUND, "no such body of an answer about this session is kept")
-        # Never as what the provider calls it: a browser might run it.
-        return Response(
-            found,
-            media_type=BINARY,
-            headers={"Content-Disposition": f'attachment; filename="{sha256[:16]}.bin"'},
-        )
+            return await body_response(transaction, session_key(session_id), sha256)
 
     return router
 
 
-async def _pulls_page(transaction: Transaction, key: AccountThing, rows: int, cursor: str | None) -> dict[str, Any]:
+async def body_response(transaction: Transaction, key: AccountThing, sha256: str) -> Response:
+    """An answer of the provider's, byte for byte. Raises a 404 :class:`~app.errors.Problem`."""
+    found = await load_body(transaction, key, bytes.fromhex(sha256)) if _SHA256.fullmatch(sha256) else None
+    if found is None:
+        raise Problem(NOT_FOUND, "no such body of an answer about this session is kept")
+    # Never as what the provider calls it: a browser might run it.
+    return Response(
+        found,
+        media_type=BINARY,
+        headers={"Content-Disposition": f'attachment; filename="{sha256[:16]}.bin"'},
+    )
+
+
+async def pulls_page(transaction: Transaction, key: AccountThing, rows: int, cursor: str | None) -> dict[str, Any]:
+    """A page of the answers to a session's pulls. Raises a :class:`~app.errors.Problem`: 404, 422."""
     if await load_session(transaction, key) is None:
         raise unknown_session()
     position = read_cursor(cursor, int, int, int)

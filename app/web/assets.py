@@ -7,6 +7,8 @@ from typing import Final
 
 from starlette.responses import Response
 
+from app.pictures import STYLE
+
 PREFIX: Final = "/assets/"
 _KINDS: Final[Mapping[str, str]] = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 _FOLDERS: Final = ("static", "vendor")
@@ -21,13 +23,14 @@ class Assets:
         self._answers: dict[str, tuple[bytes, str]] = {}
         for folder in _FOLDERS:
             for file in files("app.web").joinpath(folder).iterdir():
-                kind = _KINDS.get(file.name.rpartition(".")[2])
-                if kind is None:
-                    continue
-                content = file.read_bytes()
-                address = f"{PREFIX}{hashlib.sha256(content).hexdigest()[:16]}/{file.name}"
-                self._addresses[file.name] = address
-                self._answers[address] = content, kind
+                if file.name.rpartition(".")[2] in _KINDS:
+                    self._add(file.name, file.read_bytes())
+        self._add("picture.css", STYLE.encode())
+
+    def _add(self, name: str, content: bytes) -> None:
+        address = f"{PREFIX}{hashlib.sha256(content).hexdigest()[:16]}/{name}"
+        self._addresses[name] = address
+        self._answers[address] = content, _KINDS[name.rpartition(".")[2]]
 
     def address(self, name: str) -> str:
         """Where the file is; ``KeyError`` if there is none."""

@@ -10,7 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
-from app.core.units import US_PER_S, Instant, Micros, parse_instant
+from app.core.units import US_PER_S, Instant, MicroCredits, Micros, format_credits, parse_instant
+from app.pictures.words import ANOMALIES, REASONS
 from app.web.assets import Assets
 
 POLICY: Final = (
@@ -35,6 +36,7 @@ DONE: Final[Mapping[str, str]] = {
 }
 """What is said of an action that was done, by its name."""
 
+_TOLD: Final[Mapping[str, str]] = {name.value: told for name, told in (*REASONS.items(), *ANOMALIES.items())}
 _DAY_S: Final = 86_400
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -68,6 +70,11 @@ def grouped(amount: str) -> str:
     sign = "−" if amount.startswith("-") else ""
     whole, point, rest = amount.removeprefix("-").partition(".")
     return f"{sign}{int(whole):,}{point}{rest}"
+
+
+def micro(amount: MicroCredits) -> str:
+    """An amount that is no text yet."""
+    return grouped(format_credits(amount))
 
 
 def signed(amount: str) -> str:
@@ -139,6 +146,11 @@ def segment(text: str) -> str:
     return quote(text, safe="")
 
 
+def reason(name: str) -> str:
+    """Why time is not billed, or what is odd about evidence, as pictures say it."""
+    return _TOLD.get(name) or words(name)
+
+
 def words(name: str) -> str:
     """A name of the API's as words: ``after_last_proof`` → ``after last proof``."""
     return name.replace("_", " ").replace(".", " · ")
@@ -149,6 +161,8 @@ _FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "credits": grouped,
     "day": shown_day,
     "instant": shown_instant,
+    "micro": micro,
+    "reason": reason,
     "segment": segment,
     "signed": signed,
     "span": span,

@@ -11,6 +11,18 @@ EXAMPLES: Final[Mapping[str, Callable[[Furnished], str]]] = {
     "/admin/figures": lambda _: "/admin/figures",
     "/admin/find": lambda found: f"/admin/find?q={quote(found.hostile_user, safe='')}",
     "/admin/grants/{grant_id}/void": lambda found: f"/admin/grants/{found.grants['paid']['id']}/void",
+    "/admin/sessions": lambda _: "/admin/sessions",
+    "/admin/sessions/{session_id}": lambda found: f"/admin/sessions/{found.sessions['settled']['id']}",
+    "/admin/sessions/{session_id}/bodies/{sha256}": lambda found: (
+        f"/admin/sessions/{found.sessions['settled']['id']}/bodies/{found.body}"
+    ),
+    "/admin/sessions/{session_id}/evidence.zip": lambda found: (
+        f"/admin/sessions/{found.sessions['settled']['id']}/evidence.zip"
+    ),
+    "/admin/sessions/{session_id}/picture": lambda found: (
+        f"/admin/sessions/{found.sessions['settled']['id']}/picture?from=5&to=25"
+    ),
+    "/admin/sessions/{session_id}/replay": lambda found: f"/admin/sessions/{found.sessions['settled']['id']}/replay",
     "/admin/sign-in": lambda _: "/admin/sign-in",
     "/admin/users": lambda _: "/admin/users?sort=available",
     "/admin/users/{user_id}": lambda found: f"/admin/users/{found.user}",
@@ -25,6 +37,14 @@ EXAMPLES: Final[Mapping[str, Callable[[Furnished], str]]] = {
     "/admin/users/{user_id}/token": lambda found: f"/admin/users/{found.user}/token",
 }
 PIECES: Final = frozenset(
-    {"/admin/figures", "/admin/users/{user_id}/curve.json", "/admin/users/{user_id}/statement.csv"}
+    {
+        "/admin/figures",
+        "/admin/sessions/{session_id}/bodies/{sha256}",
+        "/admin/sessions/{session_id}/evidence.zip",
+        "/admin/sessions/{session_id}/picture",
+        "/admin/sessions/{session_id}/replay",
+        "/admin/users/{user_id}/curve.json",
+        "/admin/users/{user_id}/statement.csv",
+    }
 )
 """Parts of pages, and files, which nobody looks at by themselves."""

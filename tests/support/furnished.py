@@ -17,6 +17,8 @@ class Furnished:
 
     user: str
     hostile_user: str
+    body: str = ""
+    """The SHA-256 of an answer of the provider's that is kept of the settled session."""
     sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
     grants: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -45,6 +47,8 @@ async def furnish(world: World) -> Furnished:
     await world.heartbeats_until(settled, 150)
     await world.reconcile()
     found.sessions["settled"] = await world.settle(settled)
+    pulls = (await world.get(f"/v1/sessions/{settled['id']}/pulls"))["data"]
+    found.body = pulls[0]["pages"][0]["sha256"]
     failed = await world.start_unconfirmed(found.user, time_limit_s=60)
     found.sessions["failed"] = await world.settle(failed)
     review = await world.start(found.user, time_limit_s=300)

@@ -29,7 +29,7 @@ from app.heartbeats.endpoint import PATH
 from app.ledger.due import post_due
 from app.ledger.keys import LedgerKeys
 from app.ledger.rows import grant_of, terms_document
-from app.ledger.verify import _with_content
+from app.ledger.signed import signed_entries
 from app.ports.permits import Unlimited
 from app.service import Service
 from app.settings import load_settings
@@ -185,7 +185,7 @@ class Stage:
 
     async def _load_signed(self, transaction: Transaction, account_id: UUID) -> None:
         stored = select(entries).where(entries.c.account_id == account_id).order_by(entries.c.seq)
-        self._entries = await _with_content(transaction, (await transaction.execute(stored)).all())
+        self._entries = await signed_entries(transaction, (await transaction.execute(stored)).all())
         for row in await transaction.execute(select(grants).where(grants.c.account_id == account_id)):
             self._terms[str(row.id)] = terms_document(grant_of(row), row.cost_basis, row.reference)
         changes = select(limit_changes).where(limit_changes.c.account_id == account_id)
