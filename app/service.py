@@ -232,6 +232,7 @@ class Service:
             meter=Meter(per_second(settings.webhook_max_rps, WEBHOOK_BURST_S), self._clock),
             headers=headers,
             clock_agrees=self.clock_watch.agrees,
+            secrets=(settings.gabber_api_key.get_secret_value(),),
         )
         self._jobs = Jobs(self.database, self._clock, ids)
         self._simulations = Simulations(self.database, self._clock, ids, self._jobs)

@@ -9,13 +9,16 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 from urllib.parse import quote
 
 import httpx
 
+from app.core.lossless_json import JsonNumber
 from app.core.units import Instant
 from app.gabber.outcomes import PullFailed, RawBody
+from app.gabber.pages import Page, read_page
 from app.gabber.wire import inflated, plain
 
 MAX_KEPT_OF_FAILED: Final = 256 * 1024
@@ -41,6 +44,7 @@ _NUMBER: Final = rb"-?[0-9]+[eE]?(?:-?[0-9]+)?(?![A-Za-z0-9_-])"
 _TOKEN: Final = re.compile(
     rb"(?<![A-Za-z0-9_-])(?!%b)[A-Za-z0-9_-]{%d,%d}(?![A-Za-z0-9_-])" % (_NUMBER, *TOKEN),
 )
+_TOKEN_TEXT: Final = re.compile(_TOKEN.pattern.decode())
 _ESCAPE: Final = re.compile(rb"\\u00([0-7][0-9A-Fa-f])|%([0-7][0-9A-Fa-f])|\\([/\\\"])|\x00")
 
 
@@ -87,6 +91,17 @@ class Recording:
         found, _, hidden = self._without_known(content)
         return REMOVED if hidden else found
 
+    def read(self, body: bytes) -> Page | PullFailed | int:
+        """The page in a 2xx answer's body, as :func:`~app.gabber.pages.read_page` reads it, without secrets.
+
+        What a webhook's token looks like is taken out of its values too, which are kept with the evidence; not out of
+        the rest, in which the provider's own tokens lead to the next page.
+        """
+        page = read_page(self.without_secrets(body))
+        if isinstance(page, Page) and _TOKEN.search(body):
+            return replace(page, values=[_without_tokens(value) for value in page.values])
+        return page
+
     def _scrubbed(self, content: bytes) -> tuple[bytes, bool]:
         """The content to keep, without whatever looks like a token as well, and whether anything was taken out."""
         content, known, hidden = self._without_known(content)
@@ -119,6 +134,19 @@ class Recording:
             if content.endswith(key[:length]):
                 return content[:-length] + REMOVED, True
         return content, False
+
+
+def _without_tokens(value: object) -> object:
+    """A value of a timeline; numbers stay as they are, however long."""
+    if isinstance(value, JsonNumber):
+        return value
+    if isinstance(value, str):
+        return _TOKEN_TEXT.sub(REMOVED.decode(), value)
+    if isinstance(value, list):
+        return [_without_tokens(item) for item in value]
+    if isinstance(value, dict):
+        return {_TOKEN_TEXT.sub(REMOVED.decode(), name): _without_tokens(item) for name, item in value.items()}
+    return value
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:

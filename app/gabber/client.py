@@ -36,7 +36,7 @@ from app.gabber.outcomes import (
     StartRequest,
     Unconfirmed,
 )
-from app.gabber.pages import MAX_PAGES, MAX_VALUES, Page, next_url, read_page, unwrap
+from app.gabber.pages import MAX_PAGES, MAX_VALUES, Page, next_url, unwrap
 from app.gabber.wire import BadEncoding, TooLarge, code_of, plain, read_body, retry_after
 from app.ports.clock import Clock
 from app.ports.permits import Permits, Unlimited
@@ -54,6 +54,9 @@ PULL_DEADLINE_TIMEOUTS: Final = 3
 MAX_ID_CHARS: Final = 255
 MAX_CONNECTION_CHARS: Final = 16_384
 """Of the connection's URL and of its token, each."""
+
+LARGE_BODY: Final = 256 * 1024
+"""Bytes of a page; what is larger takes some tenths of a second to be read."""
 
 MIN_TOKEN_CHARS: Final = 16
 """The last part of a webhook's path is a secret from this length on, and removed from the provider's messages."""
@@ -353,7 +356,9 @@ class Gabber:
                     return failed
                 body = await read_body(response, wire)
                 received_at = self._clock.now()
-                page = read_page(recording.without_secrets(body))
+                # In a thread where it takes long: heartbeats of other sessions come meanwhile.
+                large = len(body) > LARGE_BODY
+                page = await asyncio.to_thread(recording.read, body) if large else recording.read(body)
                 if isinstance(page, int):
                     return self._failure(page, response)
         except httpx.TimeoutException:

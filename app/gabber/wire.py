@@ -7,6 +7,7 @@ from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
+from urllib.parse import quote
 
 import httpx
 
@@ -92,7 +93,7 @@ def plain(text: str, *, secrets: tuple[str, ...] = (), limit: int = MAX_TEXT_CHA
     """
     for secret in secrets:
         if secret:
-            text = text.replace(secret, "[removed]")
+            text = text.replace(secret, "[removed]").replace(quote(secret, safe=""), "[removed]")
     if secrets:
         text = _LONG_TOKEN.sub("[removed]", text)
     # C*: controls, formats (which turn text around), lone surrogates (which no database takes); Zl, Zp: line breaks.

@@ -7,7 +7,7 @@ first one binds it in an ordinary transaction. Every failure of the token is the
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -45,6 +45,7 @@ log = structlog.get_logger(__name__)
 
 PATH: Final = "/webhooks/gabber/"
 MAX_BODY: Final = 16 * 1024
+REMOVED: Final = "[removed]"
 MAX_PROVIDER_ID: Final = 200
 MAX_BOUND_CACHE: Final = 200_000
 """Bindings are immutable, so they may be remembered; the least recently used go first."""
@@ -68,8 +69,9 @@ class HeartbeatEndpoint:
         meter: Meter,
         clock_agrees: Callable[[], bool],
         headers: RawHeaders = (),
+        secrets: Sequence[str] = (),
     ) -> None:
-        """``meter`` counts the calls of each webhook; ``headers`` go with every answer.
+        """``meter`` counts the calls of each webhook; ``headers`` go with every answer; ``secrets`` are never kept.
 
         ``clock_agrees``: whether our clock may be gone by; while not, no heartbeat is taken.
         """
@@ -81,19 +83,21 @@ class HeartbeatEndpoint:
         self._meter = meter
         self._clock_agrees = clock_agrees
         self._headers = list(headers)
+        self._secrets = tuple(secrets)
         self._empty = {204: self._headers, 404: [(b"content-length", b"0"), *headers]}
         self._bound: OrderedDict[AccountThing, str] = OrderedDict()
         self._first_user: OrderedDict[str, UUID] = OrderedDict()
         """Whose session was the first one here that is bound to the provider's id."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        session = self._tokens.read(scope["path"].removeprefix(PATH))
+        webhook = scope["path"].removeprefix(PATH)
+        session = self._tokens.read(webhook)
         if session is None or scope["method"] != "POST":
             await self._answer_empty(send, 404)
             return
         try:
             self._admit(session)
-            await self._receive(session, receive)
+            await self._receive(session, webhook, receive)
         except UnknownSession:
             await self._answer_empty(send, 404)
         except Problem as problem:
@@ -123,10 +127,13 @@ class HeartbeatEndpoint:
         if taken is not None and taken.wait:
             raise too_many(taken, "this webhook is called far more often than heartbeats come")
 
-    async def _receive(self, session: AccountThing, receive: Receive) -> None:
+    async def _receive(self, session: AccountThing, webhook: str, receive: Receive) -> None:
         body = await _body(receive)
         received_at = self._clock.now()
         provider_id, extra = _read(body)
+        if extra is not None:
+            for secret in (webhook, *self._secrets):  # a provider may echo what it was sent
+                extra = extra.replace(secret, REMOVED)
         tick = Tick(session, received_at, int.from_bytes(self._randomness.token(8)) >> 1, extra)
         known = self._bound.get(session)
         if known is None:

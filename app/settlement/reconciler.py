@@ -175,7 +175,7 @@ class Reconciler:
             token = await self._leases.take(due.session)
             if token is not None:
                 failure = PullFailed(kind=PullFailure.RATE_LIMITED, detail="the provider takes no request")
-                await self._write(due.session, token, failure)
+                await self._write_or_set_aside(due.session, token, failure)
         except DatabaseUnavailable:
             raise
         except Exception:
@@ -239,6 +239,16 @@ class Reconciler:
             await self._leases.release(key, token)
             return pulled
         charged = session is not None and session.state is State.SETTLED
+        return await self._write_or_set_aside(key, token, pulled, charged=charged)
+
+    async def _write_or_set_aside(
+        self,
+        key: AccountThing,
+        token: UUID,
+        pulled: PulledTimeline | PullFailed | None,
+        *,
+        charged: bool = False,
+    ) -> Outcome:
         try:
             return await self._write(key, token, pulled, charged=charged)
         except DatabaseUnavailable:

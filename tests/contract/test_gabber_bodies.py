@@ -9,9 +9,11 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from app.core.lossless_json import dumps
 from app.core.units import Instant, Micros
 from app.gabber import Gabber, PulledTimeline, PullFailed, PullFailure, RawBody
 from app.gabber.bodies import MAX_KEPT_OF_FAILED, MAX_PAGES_OF_FAILED, MIN_PART_OF_KEY, REMOVED, Recording, of_a_failure
+from app.gabber.client import LARGE_BODY
 from app.gabber.wire import MAX_BODY_BYTES
 from app.ports.clock import SystemClock
 from tests.contract.test_gabber_timeline import BAD, KEY, A, B, gabber, ok, pull
@@ -193,6 +195,25 @@ async def test_no_secret_comes_into_the_values_of_a_timeline() -> None:
     assert KEY not in repr(pulled)
     assert TOKEN not in repr(pulled)
     assert "[removed]" in repr(pulled)
+
+
+def answered(values: str, count: int) -> list[bytes]:
+    return [http(200, f'{{"values": {values}, "next_page": null, "total_count": {count}}}')]
+
+
+async def test_a_bare_token_does_not_either() -> None:
+    pulled, _ = await pull(answered(f'["{TOKEN}", {{"{TOKEN}": ["{TOKEN}", 1.50]}}]', 2))
+    assert TOKEN not in repr(pulled)
+    assert isinstance(pulled, PulledTimeline)
+    assert dumps(list(pulled.values)) == '["[removed]",{"[removed]":["[removed]",1.50]}]'
+
+
+async def test_a_large_page_is_read_like_a_small_one() -> None:
+    many = ",".join(f'{{"type":"user","seconds":{n}.50}}' for n in range(12_000))
+    assert len(many) > LARGE_BODY
+    pulled, _ = await pull(answered(f"[{many}]", 12_000))
+    assert isinstance(pulled, PulledTimeline)
+    assert dumps(list(pulled.values)) == f"[{many}]"
 
 
 @pytest.mark.parametrize("length", range(1, len(ODD_KEY)))

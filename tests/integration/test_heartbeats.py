@@ -349,6 +349,22 @@ async def test_further_fields_are_kept_digit_for_digit(talktime: World, extra: s
     assert answer.text.count(f'"extra":{extra}') == 2
 
 
+async def test_no_secret_that_a_heartbeat_brings_back_is_kept(talktime: World) -> None:
+    session = await unconfirmed(talktime)
+    hook = talktime.webhook(session)
+    key = talktime.provider.api_key
+    for _ in range(2):
+        body = {"session_id": "gab_" + session["id"], "to": f"https://x{hook}", "headers": {"x-api-key": key, "n": 1}}
+        assert (await talktime.client.post(hook, json=body)).status_code == 204
+    answer = await talktime.client.get(f"/v1/sessions/{session['id']}/heartbeats")
+    kept = str(ask(talktime.service.database.conninfo, "select extra from ticks"))
+    for told in (answer.text, kept):
+        assert hook.rpartition("/")[2] not in told
+        assert key not in told
+    kept_rest = '"extra":{"to":"https://x/webhooks/gabber/[removed]","headers":{"x-api-key":"[removed]","n":1}}'
+    assert answer.text.count(kept_rest) == 2
+
+
 async def test_what_was_once_stored_and_is_no_json_is_shown_as_strings(talktime: World) -> None:
     session = await live(talktime)
     account, id_ = talktime.key(session)

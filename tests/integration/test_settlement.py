@@ -764,6 +764,28 @@ async def test_neither_does_a_broken_account_keep_its_session_from_review(talkti
     assert (await talktime.balance(user))["held"] == "0"
 
 
+async def test_nor_does_it_while_the_provider_lets_nobody_ask(
+    databases: WorkerDatabases, providers: ProviderHost
+) -> None:
+    terms: dict[str, Any] = {"evidence_wait_s": 7_200, "review_after_s": 3_600}
+    url = databases.urls.service
+    async with world(url, providers.script(), permits=None, **terms) as talktime:
+        tell(url, CALM)
+        user, session = await live(talktime)
+        tell(url, f"update accounts set balance = balance + 1 where user_id = '{user}'")
+        for _ in range(200):
+            until = f"to_timestamp({(talktime.clock.now() // US_PER_S) + 3_500})"
+            tell(url, f"update provider_budget set blocked_until = {until}")
+            talktime.clock.advance(300)
+            await talktime.reconcile()
+            if row_of(talktime, session, "state") == ("review",):
+                break
+        assert row_of(talktime, session, "state") == ("review",)
+        assert talktime.provider.pulls == []
+        tell(url, CALM)
+        tell(url, f"update accounts set balance = balance - 1 where user_id = '{user}'")
+
+
 async def test_one_failed_pull_after_a_long_pause_of_ours_is_no_want_of_evidence(talktime: World) -> None:
     _, session = await live(talktime)
     talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", 20))
