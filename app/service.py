@@ -86,6 +86,8 @@ from app.web.actions import Actions
 from app.web.assets import Assets
 from app.web.overview import Overview
 from app.web.rendering import Renderer
+from app.web.reviews import ReviewPages
+from app.web.session_actions import AskingPages, Decide, Refund, Rerate, Terms
 from app.web.sessions import SessionPages
 from app.web.sign_in import SignInPages
 from app.web.site import Site
@@ -290,9 +292,25 @@ class Service:
         site.add(Overview(self.database, self._clock).pages())
         site.add(UserPages(database=self.database, ledger=self.ledger, longest=settings.max_session_s).pages())
         session_pages = SessionPages(
-            database=self.database, receiving=self.receiving, rerate_window=settings.rerate_window_s
+            database=self.database,
+            receiving=self.receiving,
+            rerate_window=settings.rerate_window_s,
+            can_end=self._gabber.capabilities.can_end,
         )
         site.add(session_pages.pages())
+        review_pages = ReviewPages(
+            database=self.database, receiving=self.receiving, rerate_window=settings.rerate_window_s
+        )
+        site.add(review_pages.pages())
+        asking = AskingPages(
+            database=self.database,
+            ledger=self.ledger,
+            clock=self._clock,
+            reconciler=self.reconciler,
+            endings=self._endings,
+        )
+        site.add(asking.pages())
+        terms = Terms(goodwill=Micros(settings.goodwill_days * US_PER_DAY), rerate_window=settings.rerate_window_s)
         actions = Actions(self.database, self._sealing)
         for action in (
             Grant(self.ledger),
@@ -301,6 +319,9 @@ class Service:
             Limits(self.ledger, settings.min_session_s),
             Alerts(self.ledger, settings.min_session_s),
             Token(self.ledger, self.user_tokens),
+            Decide(self.ledger, terms, self.reconciler),
+            Refund(self.ledger, terms),
+            Rerate(self.ledger, terms),
         ):
             site.add(actions.pages(action))
         return site

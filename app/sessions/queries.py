@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, tuple_
 
 from app.core.ids import Kind, account_id_of, public_id
 from app.core.lifecycle import State
-from app.core.units import Instant
+from app.core.units import Instant, format_instant
 from app.db.database import Transaction
-from app.db.tables import sessions
+from app.db.tables import session_steps, sessions
 from app.errors import invalid
 from app.http.pages import cursor_instant, cursor_uuid, make_cursor, page, read_cursor
 from app.sessions.documents import session_documents
@@ -60,3 +60,29 @@ async def session_of_provider(transaction: Transaction, provider_session_id: str
     )
     row = (await transaction.execute(statement)).one_or_none()
     return None if row is None else public_id(Kind.SESSION, row.account_id, row.id)
+
+
+async def waiting_reviews(
+    transaction: Transaction, *, limit: int, cursor: str | None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Sessions in review, those asked for first first: their documents, each with why and since when, and a cursor."""
+    statement = (
+        select(*SESSION_COLUMNS)
+        .where(sessions.c.state == State.REVIEW.value)
+        .order_by(sessions.c.requested_at, sessions.c.id)
+    )
+    position = read_cursor(cursor, int, str)
+    if position is not None:
+        place = tuple_(sessions.c.requested_at, sessions.c.id)
+        statement = statement.where(place > tuple_(cursor_instant(position[0]), cursor_uuid(position[1])))
+    found = [session_of(row) for row in await transaction.execute(statement.limit(limit + 1))]
+    shown = found[:limit]
+    more = make_cursor(shown[-1].requested_at, str(shown[-1].id)) if len(found) > limit else None
+    why = {}
+    if shown:
+        keys = [(session.account_id, session.id, session.steps) for session in shown]
+        last = tuple_(session_steps.c.account_id, session_steps.c.session_id, session_steps.c.n).in_(keys)
+        why = {row.session_id: row for row in await transaction.execute(select(session_steps).where(last))}
+    documents = await session_documents(transaction, shown)
+    waits = zip(documents, (why[session.id] for session in shown), strict=True)
+    return [{**document, "why": step.why, "since": format_instant(step.at)} for document, step in waits], more

@@ -10,34 +10,29 @@ from sqlalchemy import select
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.budget import provider_busy
 from app.core.access import Own, Scope
-from app.core.budget import NotNow
 from app.core.ids import AccountThing
 from app.core.lossless_json import dumps, plain_json
-from app.core.units import Instant, Micros, format_credits, format_instant
+from app.core.units import Instant, Micros, format_instant
 from app.db.database import Database, Transaction
 from app.db.tables import ticks
-from app.errors import BUSY, PROVIDER_UNAVAILABLE, Problem
 from app.http.accept import SVG, VARY, wants_svg
 from app.http.access import actor_of, allowed
 from app.http.answers import Answer, json_response
 from app.http.bodies import read_bounded
 from app.http.idempotency import idempotency_key
 from app.http.pages import Cursor, Limit, cursor_instant, make_cursor, page, page_limit, read_cursor
-from app.ledger.audit import Audit, record_audits
 from app.pictures import draw
 from app.ports.clock import Clock
 from app.ports.ids import Ids
 from app.receiving import Receiving
-from app.sessions.documents import session_document
 from app.sessions.heartbeats import load_heartbeats
-from app.sessions.records import Session, load_session
+from app.sessions.records import load_session
 from app.sessions.routes import session_key, unknown_session
 from app.settlement.ending import Endings
 from app.settlement.explained import charge_document, load_explained, picture_of
+from app.settlement.pull_now import pull_now
 from app.settlement.reconciler import Reconciler
-from app.settlement.steps import Outcome
 from app.timelines.snapshots import load_snapshots
 
 PICTURE_POLICY: Final = "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"
@@ -88,37 +83,9 @@ def settlement_routes(
     @router.post("/{session_id}/reconcile", summary="Pull the timeline now")
     @allowed(Scope.SESSIONS_WRITE, "session.reconcile")
     async def reconcile(session_id: str, request: Request) -> Response:
-        key = session_key(session_id)
-        async with database.reading() as transaction:
-            before = await load_session(transaction, key)
-        if before is None:
-            raise unknown_session()
-        try:
-            outcome = await reconciler.reconcile(key, now_please=True)
-        finally:
-            # Who asked is kept by itself, whatever came of it: what the pull changes is the work of reconciliation,
-            # which does it unasked as well. In between another process may have changed something.
-            async with database.transaction() as transaction:
-                after = await load_session(transaction, key)
-                audit = Audit(
-                    actor=actor_of(request),
-                    action="session.reconcile",
-                    target=before.public_id,
-                    before=_as_it_stood(before),
-                    after=None if after is None else _as_it_stood(after),
-                )
-                await record_audits(transaction, ids, key.account_id, [audit], clock.now())
-        if isinstance(outcome, NotNow):
-            raise provider_busy(outcome)
-        if outcome is Outcome.PULL_FAILED:
-            raise Problem(PROVIDER_UNAVAILABLE, "the timeline could not be pulled; it will be tried again by itself")
-        async with database.reading() as transaction:
-            session = await load_session(transaction, key)
-            if session is None:
-                raise unknown_session()
-            if outcome is Outcome.NOT_OURS and session.lease_token is not None:
-                raise Problem(BUSY, "the session is being reconciled at this moment")
-            return json_response(await session_document(transaction, session))
+        return json_response(
+            await pull_now(database, reconciler, ids, clock, session_key(session_id), actor_of(request))
+        )
 
     @router.post("/{session_id}/end", summary="Have the provider end a session", status_code=202)
     @allowed(Scope.SESSIONS_WRITE, "session.end")
@@ -127,15 +94,6 @@ def settlement_routes(
         return (await endings.end(session_key(session_id), key, actor_of(request))).response()
 
     return router
-
-
-def _as_it_stood(session: Session) -> dict[str, Any]:
-    """What reconciliation can change of a session, for the audit log."""
-    return {
-        "state": session.state.value,
-        "accrued": format_credits(session.accrued),
-        "charged": None if session.charged is None else format_credits(session.charged),
-    }
 
 
 async def _heartbeats_page(

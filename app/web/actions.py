@@ -105,6 +105,9 @@ class Action(ABC, Generic[AnyDocument]):
     async def subject(self, transaction: Transaction, visit: Visit) -> Subject:
         """What it is about, from the address. Raises a :class:`~app.errors.Problem`, 404."""
 
+    async def beforehand(self, subject: Subject, asked: AnyDocument) -> None:
+        """What has to be done first and takes no part in the transaction, such as a call to the provider."""
+
     @abstractmethod
     async def state(self, transaction: Transaction, subject: Subject, now: Instant) -> Sequence[tuple[str, str, bool]]:
         """What it may change: label, value, and whether that is firm. See :class:`Line`."""
@@ -159,6 +162,7 @@ class Actions:
                 return _form(visit, action, subject, typed)
             try:
                 asked = validate(action.document, form.document(action.fields))
+                await action.beforehand(subject, asked)
                 if step == "do":
                     return await self._do(visit, action, subject, asked, form)
                 return await self._look(visit, action, subject, asked, typed)

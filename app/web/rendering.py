@@ -33,6 +33,11 @@ DONE: Final[Mapping[str, str]] = {
     "limits": "The limits and prices were changed.",
     "alerts": "The alert thresholds were changed.",
     "token": "The token was made.",
+    "review": "The review was decided.",
+    "refund": "The credits were given back.",
+    "rerate": "The session was rated again.",
+    "reconcile": "The timeline was pulled.",
+    "end": "The provider was asked to end the session.",
 }
 """What is said of an action that was done, by its name."""
 

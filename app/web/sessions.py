@@ -40,11 +40,12 @@ CLOSEST: Final = Micros(2 * US_PER_S)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionPages:
-    """``rerate_window``: for so long after its settlement a session can be rated again."""
+    """``rerate_window``: for so long after its settlement a session can be rated again. ``can_end``: the provider."""
 
     database: Database
     receiving: Receiving
     rerate_window: Micros
+    can_end: bool
 
     def pages(self) -> list[Page]:
         return [
@@ -109,6 +110,7 @@ class SessionPages:
             pulls=pulls,
             heartbeats=charge["heartbeats"][:MOST_HEARTBEATS],
             metadata=_metadata(explained),
+            can_end=self.can_end,
             can_rerate=_within(explained, visit.now, self.rerate_window),
             **_drawn(visit, explained),
         )

@@ -6,6 +6,7 @@ and a test fails if there was one, or if the page wrote an error to its console.
 
 import asyncio
 import os
+import re
 import shutil
 import socket
 import threading
@@ -152,8 +153,8 @@ def visitor(browser: Browser, stage: Stage) -> Iterator[Callable[..., Page]]:
 
 def _fault(message: ConsoleMessage) -> list[str]:
     """What a browser complains of; that an answer was a refusal is no fault of the page."""
-    refused = "Failed to load resource: the server responded with a status of 4"
-    return [] if message.type != "error" or message.text.startswith(refused) else [f"console: {message.text}"]
+    refused = re.match(r"Failed to load resource: the server responded with a status of (4|502|503)", message.text)
+    return [] if message.type != "error" or refused else [f"console: {message.text}"]
 
 
 @pytest.fixture

@@ -11,6 +11,11 @@ EXAMPLES: Final[Mapping[str, Callable[[Furnished], str]]] = {
     "/admin/figures": lambda _: "/admin/figures",
     "/admin/find": lambda found: f"/admin/find?q={quote(found.hostile_user, safe='')}",
     "/admin/grants/{grant_id}/void": lambda found: f"/admin/grants/{found.grants['paid']['id']}/void",
+    "/admin/reviews": lambda _: "/admin/reviews",
+    "/admin/reviews/{session_id}": lambda found: f"/admin/reviews/{found.sessions['review']['id']}",
+    "/admin/sessions/{session_id}/refund": lambda found: f"/admin/sessions/{found.sessions['settled']['id']}/refund",
+    "/admin/sessions/{session_id}/rerate": lambda found: f"/admin/sessions/{found.sessions['settled']['id']}/rerate",
+    "/admin/sessions/{session_id}/review": lambda found: f"/admin/sessions/{found.sessions['review']['id']}/review",
     "/admin/sessions": lambda _: "/admin/sessions",
     "/admin/sessions/{session_id}": lambda found: f"/admin/sessions/{found.sessions['settled']['id']}",
     "/admin/sessions/{session_id}/bodies/{sha256}": lambda found: (
@@ -39,6 +44,7 @@ EXAMPLES: Final[Mapping[str, Callable[[Furnished], str]]] = {
 PIECES: Final = frozenset(
     {
         "/admin/figures",
+        "/admin/reviews/{session_id}",
         "/admin/sessions/{session_id}/bodies/{sha256}",
         "/admin/sessions/{session_id}/evidence.zip",
         "/admin/sessions/{session_id}/picture",
