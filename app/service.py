@@ -81,10 +81,12 @@ from app.settlement.routes import settlement_routes
 from app.settlement.schemas import SETTLEMENT
 from app.settlement.steps import ReconcileLimits
 from app.timelines.raw import drop_old_bodies
-from app.web.account_actions import Adjust, Alerts, Grant, Limits, Token, Void
+from app.web.account_actions import Adjust, Alerts, Grant, Limits, PortalLink, Token, Void
 from app.web.actions import Actions
 from app.web.assets import Assets
+from app.web.everything import Everything
 from app.web.overview import Overview
+from app.web.portal import Portal
 from app.web.rendering import Renderer
 from app.web.reviews import ReviewPages
 from app.web.session_actions import AskingPages, Decide, Refund, Rerate, Terms
@@ -243,12 +245,14 @@ class Service:
         self._retention = Micros(settings.tick_retention_days * US_PER_DAY)
         self._rounds: set[asyncio.Task[Any]] = set()
         failures = Meter(per_minute(settings.failed_auth_max_rpm), self._clock)
-        self.site = self._build_site(settings, failures)
+        renderer = Renderer(assets := Assets())
+        self.site = self._build_site(settings, failures, renderer, assets)
+        self.portal = self._build_portal(settings, failures, renderer)
         front = Front(
             heartbeats=heartbeats,
             heartbeat_path=PATH,
             api=self._build_api(settings, failures),
-            pages=self.site,
+            pages=Everything(self.site, self.portal),
             proxies=settings.trusted_proxies,
             clock_agrees=self.clock_watch.agrees,
             origins=settings.cors_origins,
@@ -271,8 +275,22 @@ class Service:
 
     # HTTP
 
-    def _build_site(self, settings: Settings, failures: Meter) -> Site:
-        assets = Assets()
+    def _build_portal(self, settings: Settings, failures: Meter, renderer: Renderer) -> Portal:
+        return Portal(
+            database=self.database,
+            clock=self._clock,
+            authentication=self._authentication,
+            receiving=self.receiving,
+            ledger_keys=self.ledger.keys,
+            renderer=renderer,
+            failures=failures,
+            longest=settings.max_session_s,
+            rerate_window=settings.rerate_window_s,
+            secure=settings.public_url.startswith("https://"),
+            framed_by=settings.portal_frame_origins,
+        )
+
+    def _build_site(self, settings: Settings, failures: Meter, renderer: Renderer, assets: Assets) -> Site:
         sign_ins = SignIns(
             database=self.database,
             clock=self._clock,
@@ -283,7 +301,7 @@ class Service:
         site = Site(
             sign_ins=sign_ins,
             clock=self._clock,
-            renderer=Renderer(assets),
+            renderer=renderer,
             assets=assets,
             secure=settings.public_url.startswith("https://"),
         )
@@ -318,6 +336,7 @@ class Service:
             Void(self.ledger),
             Limits(self.ledger, settings.min_session_s),
             Alerts(self.ledger, settings.min_session_s),
+            PortalLink(self.ledger, self.user_tokens, settings.public_url),
             Token(self.ledger, self.user_tokens),
             Decide(self.ledger, terms, self.reconciler),
             Refund(self.ledger, terms),
@@ -377,6 +396,7 @@ class Service:
                 randomness=self._randomness,
                 user_tokens=self.user_tokens,
                 sealing=self._sealing,
+                public_url=settings.public_url,
             ),
         ):
             api.include_router(router, dependencies=called)

@@ -212,6 +212,9 @@ class Settings(BaseSettings):
     provider_max_rps: Annotated[int, Field(ge=1, le=MAX_RATE)] = 50
 
     cors_origins: Origins = ()
+    portal_frame_origins: Origins = ()
+    """Whose pages may frame the user's portal."""
+
     trusted_proxies: Networks = ()
     """Peers whose ``X-Forwarded-For`` is believed."""
 

@@ -9,7 +9,7 @@ import jwt
 from app.access.issuer import Issuer
 from app.access.key_use import KeyUse
 from app.access.keys import find_key, looks_like_key
-from app.access.user_tokens import UserTokens
+from app.access.user_tokens import PORTAL, UserTokens
 from app.core.access import ALL_SCOPES, Caller
 from app.db.database import Database
 from app.http.access import not_valid
@@ -56,6 +56,21 @@ class Authentication:
         if credentials.count(".") == 2:
             return await self._by_token(credentials)
         raise not_valid("this key is not valid")
+
+    async def portal_user(self, token: str) -> str:
+        """The user whose portal a token opens: one of a link's, or any of the user's own.
+
+        Raises a :class:`~app.errors.Problem`: 401 as for calls; 503 if an issuer's keys cannot be had.
+        """
+        if token.count(".") != 2:
+            raise not_valid("this is no link to a portal")
+        claims = self._user_tokens.signed(token, _header(token).get("kid"))
+        if claims is not None and claims.get("aud") == PORTAL:
+            return self._user_tokens.user_of(claims, self._clock.now(), PORTAL)
+        caller = await self._by_token(token)
+        if caller.user_id is None:
+            raise not_valid("this is no user's token")
+        return caller.user_id
 
     async def _by_key(self, secret: str) -> Caller:
         async with self._database.reading() as transaction:

@@ -6,7 +6,7 @@ from starlette.responses import Response
 
 from app.access.audit_log import audit_page
 from app.access.keys import NewKeyDocument, create_key, keys_page, revoke_key, unknown_key
-from app.access.user_tokens import UserTokenDocument, UserTokens, issue_token
+from app.access.user_tokens import UserTokenDocument, UserTokens, issue_portal_link, issue_token
 from app.core.access import Scope
 from app.core.ids import NIL_ACCOUNT, Kind, account_id_of, parse_reference_id
 from app.db.database import Database, Transaction
@@ -29,6 +29,7 @@ def access_routes(
     randomness: Randomness,
     user_tokens: UserTokens,
     sealing: Sealing,
+    public_url: str,
 ) -> APIRouter:
     router = APIRouter(prefix="/v1", tags=["access"])
 
@@ -84,6 +85,26 @@ def access_routes(
             return Answer(201, document, secrets={"token": token})
 
         return await write_once(database, account_id, key, now, work, sealing)
+
+    @router.post(
+        "/users/{user_id}/portal-links",
+        summary="Make a link that opens a user's portal",
+        status_code=201,
+        openapi_extra=takes(UserTokenDocument),
+    )
+    @allowed(Scope.SESSIONS_WRITE, "portal_link.create")
+    async def link(user_id: UserIdPath, request: Request) -> Response:
+        user_id = checked_user_id(user_id)
+        asked, key = await read_keyed(request, UserTokenDocument)
+        now = clock.now()
+
+        async def work(transaction: Transaction) -> Answer:
+            document, url = await issue_portal_link(
+                transaction, ids, user_tokens, user_id, asked, public_url=public_url, now=now, actor=actor_of(request)
+            )
+            return Answer(201, document, secrets={"url": url})
+
+        return await write_once(database, account_id_of(user_id), key, now, work, sealing)
 
     @router.get("/audit-log", summary="Who changed what, newest first")
     @allowed(Scope.ADMIN)

@@ -44,6 +44,13 @@ ACCESS: Final = Described(
                 "expires_at": instant("From when on it is refused."),
             }
         ),
+        "PortalLink": record(
+            {
+                "user_id": text("ada", "Whose portal it opens.", longest=128),
+                "url": or_null(text("https://talktime.example/portal?token=eyJhbGci…", "The link.")),
+                "expires_at": instant("From when on it opens nothing."),
+            }
+        ),
         "AuditRow": record(
             {
                 "id": public_id("aud"),
@@ -82,6 +89,13 @@ ACCESS: Final = Described(
         "POST /v1/users/{user_id}/tokens": Operation(
             description="A short-lived token with which a user's own front end reaches that user's own things.",
             answers={201: replies("The token.", ref("UserToken"))},
+            parameters={"user_id": USER_ID},
+            idempotent=True,
+            example={"ttl_s": 900},
+        ),
+        "POST /v1/users/{user_id}/portal-links": Operation(
+            description="A link that opens the user's portal, and nothing else, for as long as it lasts.",
+            answers={201: replies("The link.", ref("PortalLink"))},
             parameters={"user_id": USER_ID},
             idempotent=True,
             example={"ttl_s": 900},

@@ -24,6 +24,9 @@ from app.ports.randomness import Randomness
 from app.settings import OWN_ISSUER
 
 ALGORITHM: Final = "HS256"
+PORTAL: Final = "talktime-portal"
+"""The audience of tokens in links to the portal: they open that and nothing else."""
+
 MIN_TTL: Final = Micros(10 * US_PER_S)
 MAX_TTL: Final = Micros(86_400 * US_PER_S)
 DEFAULT_TTL: Final = Micros(3600 * US_PER_S)
@@ -58,13 +61,13 @@ class UserTokens:
         self._keys = keys
         self._randomness = randomness
 
-    def issue(self, user_id: str, ttl: Micros, now: Instant) -> tuple[str, Instant]:
+    def issue(self, user_id: str, ttl: Micros, now: Instant, audience: str = OWN_ISSUER) -> tuple[str, Instant]:
         """A token for the user, and when it expires: after ``ttl``, in whole seconds, rounded up."""
         key = self._keys.current
         expires = -(-(now + ttl) // US_PER_S)
         claims = {
             "iss": OWN_ISSUER,
-            "aud": OWN_ISSUER,
+            "aud": audience,
             "sub": user_id,
             "iat": now // US_PER_S,
             "exp": expires,
@@ -85,11 +88,30 @@ class UserTokens:
         return claims
 
     @staticmethod
-    def user_of(claims: Mapping[str, Any], now: Instant) -> str:
+    def user_of(claims: Mapping[str, Any], now: Instant, audience: str = OWN_ISSUER) -> str:
         """The user whose token it is. Raises a :class:`~app.errors.Problem`, 401, if it is not valid now."""
-        if claims.get("iss") != OWN_ISSUER or claims.get("aud") != OWN_ISSUER:
+        if claims.get("iss") != OWN_ISSUER or claims.get("aud") != audience:
             raise not_valid("this token was made for something else")
         return valid_user(claims, "sub", now, Micros(0))
+
+
+async def issue_portal_link(
+    transaction: Transaction,
+    ids: Ids,
+    tokens: UserTokens,
+    user_id: str,
+    asked: UserTokenDocument,
+    *,
+    public_url: str,
+    now: Instant,
+    actor: Actor,
+) -> tuple[dict[str, Any], str]:
+    """Make a link that opens the user's portal, which the audit log tells of; its document without it, and the link."""
+    token, expires_at = tokens.issue(user_id, Micros(asked.ttl_s), now, PORTAL)
+    document = {"user_id": user_id, "expires_at": format_instant(expires_at)}
+    audit = Audit(actor=actor, action="portal_link.create", target=user_id, after=document, reason=asked.reason)
+    await record_audits(transaction, ids, account_id_of(user_id), [audit], now)
+    return document, f"{public_url}/portal?token={token}"
 
 
 async def issue_token(

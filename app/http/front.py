@@ -30,8 +30,8 @@ class Pages(Protocol):
         """Whether an address is one of theirs."""
         ...
 
-    def refusal(self, problem: Problem) -> ASGIApp:
-        """A problem as a page."""
+    def refusal(self, path: str, problem: Problem) -> ASGIApp:
+        """A problem as a page, for a request to ``path``."""
         ...
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None: ...
@@ -78,7 +78,7 @@ class Front:
         is_page = self._pages.serves(scope["path"])
         problem = self._problem(scope)
         if problem is not None:
-            refused = self._pages.refusal(problem) if is_page else problem_response(problem)
+            refused = self._pages.refusal(scope["path"], problem) if is_page else problem_response(problem)
             await refused(scope, receive, send)
         elif is_page:
             await self._pages(_segmented(scope), receive, send)

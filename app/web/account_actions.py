@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Final
 
 from sqlalchemy import select
 
-from app.access.user_tokens import UserTokenDocument, UserTokens, issue_token
+from app.access.user_tokens import UserTokenDocument, UserTokens, issue_portal_link, issue_token
 from app.accounts.corrections import AdjustmentDocument, VoidDocument, adjust, unknown_grant, void_grant
 from app.accounts.grants import GrantDocument, give
 from app.accounts.limits import UserChangesDocument, change_user, find_user, settings_document
@@ -348,3 +348,27 @@ class Token(_OfUser):
         )
         told = [("It can", "start sessions as this user, and read the user's own things")]
         return Outcome(told=told, secrets={"Token": token})
+
+
+class PortalLink(Token):
+    path = USER + "/portal-link"
+    name = "portal-link"
+    title = "Link to the user's portal"
+    verb = "Make the link"
+
+    def __init__(self, ledger: LedgerPorts, tokens: UserTokens, public_url: str) -> None:
+        super().__init__(ledger, tokens)
+        self._public_url = public_url
+
+    async def do(self, transaction: Transaction, deed: Deed[TokenDocument]) -> Outcome:
+        _, url = await issue_portal_link(
+            transaction,
+            self._ledger.ids,
+            self._tokens,
+            deed.subject.name,
+            deed.asked,
+            public_url=self._public_url,
+            now=deed.now,
+            actor=deed.actor,
+        )
+        return Outcome(told=[("It opens", "the user's portal, where nothing can be changed")], secrets={"Link": url})

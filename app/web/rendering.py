@@ -33,6 +33,7 @@ DONE: Final[Mapping[str, str]] = {
     "limits": "The limits and prices were changed.",
     "alerts": "The alert thresholds were changed.",
     "token": "The token was made.",
+    "portal-link": "The link was made.",
     "review": "The review was decided.",
     "refund": "The credits were given back.",
     "rerate": "The session was rated again.",

@@ -37,6 +37,7 @@ EXAMPLES: Final[Mapping[str, Callable[[Furnished], str]]] = {
     "/admin/users/{user_id}/grant": lambda found: f"/admin/users/{found.user}/grant",
     "/admin/users/{user_id}/grants": lambda found: f"/admin/users/{found.user}/grants",
     "/admin/users/{user_id}/limits": lambda found: f"/admin/users/{found.user}/limits",
+    "/admin/users/{user_id}/portal-link": lambda found: f"/admin/users/{found.user}/portal-link",
     "/admin/users/{user_id}/statement": lambda found: f"/admin/users/{found.user}/statement",
     "/admin/users/{user_id}/statement.csv": lambda found: f"/admin/users/{found.user}/statement.csv",
     "/admin/users/{user_id}/token": lambda found: f"/admin/users/{found.user}/token",
@@ -54,3 +55,11 @@ PIECES: Final = frozenset(
     }
 )
 """Parts of pages, and files, which nobody looks at by themselves."""
+
+PORTAL: Final[Mapping[str, Callable[[Furnished], str]]] = {
+    "/portal": lambda _: "/portal",
+    "/portal/sessions": lambda _: "/portal/sessions",
+    "/portal/sessions/{session_id}": lambda found: f"/portal/sessions/{found.sessions['settled']['id']}",
+    "/portal/statement": lambda _: "/portal/statement",
+}
+"""The same of the user's portal; its one file is ``/portal/statement.csv``."""

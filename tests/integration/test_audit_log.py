@@ -129,6 +129,7 @@ CHANGES: dict[tuple[str, str], Change] = {
     ("POST /v1/users/{user_id}/adjustments", "account.adjust"): on_user("POST", "/adjustments", amount="5", **WHY),
     ("PATCH /v1/users/{user_id}", "user.change"): on_user("PATCH", "", credit_limit="7", **WHY),
     ("POST /v1/users/{user_id}/tokens", "user_token.create"): on_user("POST", "/tokens", ttl_s=60),
+    ("POST /v1/users/{user_id}/portal-links", "portal_link.create"): on_user("POST", "/portal-links", ttl_s=60),
     ("POST /v1/grants/{grant_id}/void", "grant.void"): voided,
     ("PATCH /v1/settings", "settings.change"): plain("PATCH", "/v1/settings", starts_stopped=False, **WHY),
     ("POST /v1/rate-cards", "rate_card.publish"): plain("POST", "/v1/rate-cards", name="audited", **CHEAP),
@@ -145,8 +146,8 @@ CHANGES: dict[tuple[str, str], Change] = {
 """A call for each change that an operation declares."""
 
 CREATIONS = {
-    "session.start", "session.adopt", "grant.create", "user_token.create", "rate_card.publish", "api_key.create",
-    "rate_card.simulate",
+    "session.start", "session.adopt", "grant.create", "user_token.create", "portal_link.create",
+    "rate_card.publish", "api_key.create", "rate_card.simulate",
 }  # fmt: skip
 """Before these there was nothing."""
 

@@ -17,7 +17,7 @@ class NoPages:
     def serves(self, path: str) -> bool:
         return False
 
-    def refusal(self, problem: Problem) -> ASGIApp:
+    def refusal(self, path: str, problem: Problem) -> ASGIApp:
         raise AssertionError("not called")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
