@@ -81,9 +81,11 @@ from app.settlement.routes import settlement_routes
 from app.settlement.schemas import SETTLEMENT
 from app.settlement.steps import ReconcileLimits
 from app.timelines.raw import drop_old_bodies
+from app.web.access_pages import AccessPages, ChangeAdmin, CreateAdmin, CreateKey, NewPassword, RevokeKey
 from app.web.account_actions import Adjust, Alerts, Grant, Limits, PortalLink, Token, Void
 from app.web.actions import Actions
 from app.web.assets import Assets
+from app.web.events import EventPages
 from app.web.everything import Everything
 from app.web.overview import Overview
 from app.web.portal import Portal
@@ -93,6 +95,7 @@ from app.web.session_actions import AskingPages, Decide, Refund, Rerate, Terms
 from app.web.sessions import SessionPages
 from app.web.sign_in import SignInPages
 from app.web.site import Site
+from app.web.system import Stop, SystemPages
 from app.web.users import UserPages
 from app.what_if.routes import what_if_routes
 from app.what_if.running import Simulations
@@ -329,6 +332,9 @@ class Service:
         )
         site.add(asking.pages())
         terms = Terms(goodwill=Micros(settings.goodwill_days * US_PER_DAY), rerate_window=settings.rerate_window_s)
+        site.add(EventPages(database=self.database).pages())
+        site.add(AccessPages(database=self.database).pages())
+        site.add(SystemPages(database=self.database, settings=settings, faults=self.faults).pages())
         actions = Actions(self.database, self._sealing)
         for action in (
             Grant(self.ledger),
@@ -341,6 +347,12 @@ class Service:
             Decide(self.ledger, terms, self.reconciler),
             Refund(self.ledger, terms),
             Rerate(self.ledger, terms),
+            CreateKey(self._ids, self._randomness),
+            RevokeKey(self._ids),
+            CreateAdmin(self._ids, self._randomness, sign_ins.passwords),
+            NewPassword(self._ids, self._randomness, sign_ins.passwords),
+            ChangeAdmin(self._ids),
+            Stop(self._ids),
         ):
             site.add(actions.pages(action))
         return site

@@ -129,12 +129,19 @@ async def all_admins(transaction: Transaction) -> list[Admin]:
 
 
 async def create_admin(
-    transaction: Transaction, ids: Ids, asked: NewAdminDocument, password_hash: str, *, now: Instant, actor: Actor
+    transaction: Transaction,
+    ids: Ids,
+    name: str,
+    role: Role,
+    password_hash: str,
+    *,
+    now: Instant,
+    actor: Actor,
 ) -> Admin:
     """Make an account. Raises a :class:`~app.errors.Problem`, 409 ``admin-exists``, if the name is taken."""
-    if await admin_by_name(transaction, asked.name) is not None:
-        raise Problem(ADMIN_EXISTS, f"there is an admin named {asked.name!r} already")
-    made = Admin(ids.new(), asked.name, asked.role, now, None)
+    if await admin_by_name(transaction, name) is not None:
+        raise Problem(ADMIN_EXISTS, f"there is an admin named {name!r} already")
+    made = Admin(ids.new(), name, role, now, None)
     await transaction.execute(
         insert(admin_users).values(
             id=made.id, name=made.name, password_hash=password_hash, role=made.role.value, created_at=now
@@ -203,8 +210,12 @@ async def change_admin(
 async def _known(transaction: Transaction, name: str) -> Admin:
     found = await admin_by_name(transaction, name)
     if found is None:
-        raise Problem(NOT_FOUND, "there is no admin with this name")
+        raise unknown_admin()
     return found[0]
+
+
+def unknown_admin() -> Problem:
+    return Problem(NOT_FOUND, "there is no admin with this name")
 
 
 async def _sign_out(transaction: Transaction, admin: Admin) -> None:

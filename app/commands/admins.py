@@ -52,7 +52,7 @@ def create(
     hashed = _hashed(asked.password)
 
     async def work(transaction: Transaction, ids: Ids, now: Instant) -> Admin:
-        return await create_admin(transaction, ids, asked, hashed, now=now, actor=actor_here())
+        return await create_admin(transaction, ids, asked.name, asked.role, hashed, now=now, actor=actor_here())
 
     _write(work, data_dir, as_json=as_json)
 

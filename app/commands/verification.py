@@ -3,20 +3,22 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
+from sqlalchemy.exc import SQLAlchemyError
 from typer import Argument, Option
 
-from app.commands.common import AsJson, DataDir, fail, print_json, settings_with, with_database
+from app.commands.common import AsJson, DataDir, clock_of, fail, print_json, settings_with, with_database
 from app.core.units import Instant
-from app.db.database import Database
+from app.db.database import Database, DatabaseUnavailable
 from app.ledger.findings import MAX_FINDINGS, Finding, Findings, Progress
 from app.ledger.heads import BadHeads, Export, HeadsFile, export_heads, record_export
 from app.ledger.keys import LedgerKeys, ledger_keys_of
+from app.ledger.runs import VerifyRun, record_run
 from app.ledger.verify import verify as verify_ledger
 from app.ports.ids import TimeOrderedIds
 from app.ports.randomness import SystemRandomness
@@ -48,8 +50,15 @@ def verify(
         files = [_heads_file(stack, path, keys) for path in heads or []]
 
         async def read(database: Database, progress: Progress) -> Findings:
+            clock = await clock_of(settings, database)
+            run = VerifyRun(TimeOrderedIds(clock, SystemRandomness()).new(), clock.now(), keys is not None)
             async with database.reading(statement_timeout_ms=VERIFY_TIMEOUT_MS) as transaction:
-                return await verify_ledger(transaction, keys, heads=files, progress=progress)
+                checked = await verify_ledger(transaction, keys, heads=files, progress=progress)
+            # What was found counts, also where nothing can be written down: on a standby, or by a reader's role.
+            with suppress(SQLAlchemyError, DatabaseUnavailable):
+                async with database.transaction() as transaction:
+                    await record_run(transaction, run, checked, clock.now())
+            return checked
 
         with told_progress(console, shown=console.is_terminal and not as_json) as progress:
             found = with_database(settings, lambda database: read(database, progress), existing=True)

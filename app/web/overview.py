@@ -4,11 +4,10 @@ import asyncio
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Row, bindparam, func, select
+from sqlalchemy import bindparam, func, select
 from starlette.responses import Response
 
 from app.core.entries import EntryKind
-from app.core.ids import Kind, public_id
 from app.core.ledger import GrantKind
 from app.core.lifecycle import State
 from app.core.units import US_PER_DAY, US_PER_S, Instant, MicroCredits, Micros, format_credits, format_instant, seconds
@@ -17,7 +16,6 @@ from app.db.tables import (
     RUNNING,
     accounts,
     entries,
-    events,
     failed_pulls,
     grants,
     provider_budget,
@@ -25,6 +23,7 @@ from app.db.tables import (
     sessions,
 )
 from app.ports.clock import Clock
+from app.web.events import events_page
 from app.web.site import ADMIN, Page, Visit
 
 FRESH: Final = Micros(5 * US_PER_S)
@@ -150,7 +149,7 @@ async def _read(transaction: Transaction, now: Instant) -> Figures:
         leaked_sessions=leaked[False][0],
         written_off=_amount(leaked[True][1]),
         written_off_sessions=leaked[True][0],
-        events=await last_events(transaction, LAST_EVENTS),
+        events=(await events_page(transaction, limit=LAST_EVENTS, cursor=None))["data"],
     )
 
 
@@ -171,31 +170,6 @@ async def _leakage(transaction: Transaction, since: Instant) -> dict[bool, tuple
     )
     found = {row[0]: (int(row[1]), int(row[2])) for row in await transaction.execute(statement)}
     return {written_off: found.get(written_off, (0, 0)) for written_off in (False, True)}
-
-
-async def last_events(transaction: Transaction, most: int) -> list[dict[str, Any]]:
-    """The last events of all accounts, newest first."""
-    newest = select(events).order_by(events.c.created_at.desc(), events.c.id.desc()).limit(most).subquery()
-    statement = (
-        select(newest, accounts.c.user_id)
-        .join_from(newest, accounts, accounts.c.account_id == newest.c.account_id)
-        .order_by(newest.c.created_at.desc(), newest.c.id.desc())
-    )
-    return [_event(row) for row in await transaction.execute(statement)]
-
-
-def _event(row: Row[Any]) -> dict[str, Any]:
-    data: dict[str, Any] = row.data
-    return {
-        "id": public_id(Kind.EVENT, row.account_id, row.id),
-        "type": row.type,
-        "user_id": row.user_id,
-        "session_id": data.get("session_id"),
-        "grant_id": data.get("grant_id"),
-        "why": data.get("why"),
-        "charged": data.get("charged"),
-        "at": format_instant(row.created_at),
-    }
 
 
 async def _one(transaction: Transaction, statement: Any) -> Any:

@@ -11,6 +11,7 @@ from markupsafe import Markup
 from starlette.responses import HTMLResponse
 
 from app.core.units import US_PER_S, Instant, MicroCredits, Micros, format_credits, parse_instant
+from app.http.answers import encode
 from app.pictures.words import ANOMALIES, REASONS
 from app.web.assets import Assets
 
@@ -38,6 +39,12 @@ DONE: Final[Mapping[str, str]] = {
     "refund": "The credits were given back.",
     "rerate": "The session was rated again.",
     "reconcile": "The timeline was pulled.",
+    "api-key": "The key was made.",
+    "revoke": "The key was revoked.",
+    "admin-new": "The account was made.",
+    "admin-password": "The account has another password.",
+    "admin-change": "The account was changed.",
+    "starts": "What holds for starts was changed.",
     "end": "The provider was asked to end the session.",
 }
 """What is said of an action that was done, by its name."""
@@ -147,6 +154,11 @@ def whole_span(seconds: Decimal) -> str:
     return span(int(seconds))
 
 
+def as_json(value: Any) -> str:
+    """A document of the API's as it would be sent."""
+    return "–" if value is None else encode(value).decode()
+
+
 def segment(text: str) -> str:
     """A text as one segment of an address."""
     return quote(text, safe="")
@@ -167,6 +179,7 @@ _FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "credits": grouped,
     "day": shown_day,
     "instant": shown_instant,
+    "json": as_json,
     "micro": micro,
     "reason": reason,
     "segment": segment,

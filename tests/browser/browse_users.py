@@ -6,15 +6,10 @@ from collections.abc import Callable
 import pytest
 from playwright.sync_api import Page, expect
 
-from app.access.admins import NewAdminDocument, create_admin
-from app.core.access import Actor, Role
-from app.documents import validate
-from app.ports.ids import TimeOrderedIds
-from app.ports.randomness import SystemRandomness
+from app.core.access import Role
 from tests.browser.conftest import Stage, sign_in
-from tests.support.furnished import HOSTILE
+from tests.support.furnished import HOSTILE, PASSWORD, make_admin
 from tests.support.postgres import ask
-from tests.support.world import World
 
 WHY = "the customer was cut off"
 
@@ -232,12 +227,11 @@ def test_hostile_names_are_only_text(admin: Page, stage: Stage) -> None:
 
 
 def test_who_may_only_look_changes_nothing(visitor: Callable[..., Page], stage: Stage, user: str) -> None:
-    name, password = stage.world.user(), "correct horse battery staple"
-    stage.run(_make(stage.world, name, password))
+    name = stage.run(make_admin(stage.world, Role.READ_ONLY))
     page = visitor()
     page.goto("/admin/sign-in")
     page.get_by_label("Name").fill(name)
-    page.get_by_label("Password").fill(password)
+    page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Sign in", exact=True).click()
     page.goto(f"/admin/users/{user}")
     expect(page.get_by_role("heading", level=1)).to_have_text(user)
@@ -247,11 +241,3 @@ def test_who_may_only_look_changes_nothing(visitor: Callable[..., Page], stage: 
     assert answer is not None
     assert answer.status == 403
     expect(page.get_by_text("you may look, and change nothing")).to_be_visible()
-
-
-async def _make(world: World, name: str, password: str) -> None:
-    ids = TimeOrderedIds(world.clock, SystemRandomness())
-    asked = validate(NewAdminDocument, {"name": name, "password": password, "role": Role.READ_ONLY.value})
-    hashed = await world.service.site._sign_ins.passwords.hash(password)
-    async with world.service.database.transaction() as transaction:
-        await create_admin(transaction, ids, asked, hashed, now=world.clock.now(), actor=Actor("test"))

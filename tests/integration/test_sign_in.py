@@ -7,18 +7,18 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from app.access.admins import NewAdminDocument, change_admin, change_password, create_admin
+from app.access.admins import NewAdminDocument, Passwords, change_admin, change_password
 from app.core.access import Actor, Role
 from app.documents import validate
 from app.ports.ids import TimeOrderedIds
 from app.ports.randomness import SystemRandomness
 from app.web.site import COOKIE, SECURE_COOKIE
+from tests.support.furnished import PASSWORD, make_admin
 from tests.support.postgres import WorkerDatabases, ask, tell
 from tests.support.scripted_provider import ProviderHost
 from tests.support.world import ADMIN_KEY, PUBLIC_URL, World, world
 
 pytestmark = pytest.mark.anyio
-PASSWORD = "correct horse battery staple"
 WRONG = "correct horse battery stapler"
 HERE = {"Sec-Fetch-Site": "same-origin"}
 
@@ -33,16 +33,6 @@ async def browser(talktime: World, base_url: str = PUBLIC_URL) -> AsyncIterator[
 
 async def sign_in(client: httpx.AsyncClient, **given: str) -> httpx.Response:
     return await client.post("/admin/sign-in", data=given)
-
-
-async def make_admin(talktime: World, role: Role = Role.FULL, password: str = PASSWORD) -> str:
-    name = talktime.user()
-    ids = TimeOrderedIds(talktime.clock, SystemRandomness())
-    asked = validate(NewAdminDocument, {"name": name, "password": password, "role": role.value})
-    hashed = await talktime.service.site._sign_ins.passwords.hash(password)
-    async with talktime.service.database.transaction() as transaction:
-        await create_admin(transaction, ids, asked, hashed, now=talktime.clock.now(), actor=Actor("test"))
-    return name
 
 
 async def is_in(client: httpx.AsyncClient) -> bool:
@@ -115,7 +105,7 @@ async def test_what_ends_a_sign_in(talktime: World, end: str) -> None:
                     now, actor = talktime.clock.now(), Actor("test")
                     await change_admin(transaction, ids, name, now=now, actor=actor, disabled=True)
             case "password":
-                hashed = await talktime.service.site._sign_ins.passwords.hash(WRONG)
+                hashed = await Passwords(SystemRandomness()).hash(WRONG)
                 async with database.transaction() as transaction:
                     now = talktime.clock.now()
                     await change_password(transaction, ids, name, hashed, now=now, actor=Actor("test"))

@@ -4,7 +4,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Final
 
+from app.access.admins import Passwords, create_admin
+from app.core.access import Actor, Role
 from app.core.units import datetime_of
+from app.ports.ids import TimeOrderedIds
+from app.ports.randomness import SystemRandomness
 from tests.support.world import World
 
 HOSTILE: Final = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>{{7*7}}"""
@@ -17,6 +21,10 @@ class Furnished:
 
     user: str
     hostile_user: str
+    admin: str = ""
+    """The name of an admin account, with the role read-only."""
+    key: str = ""
+    """The id of an API key."""
     body: str = ""
     """The SHA-256 of an answer of the provider's that is kept of the settled session."""
     sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -64,8 +72,24 @@ async def furnish(world: World) -> Furnished:
     await world.heartbeats_until(live, 60)
     await world.reconcile()
     found.sessions["live"] = await world.session(live)
+    found.admin = await make_admin(world, Role.READ_ONLY)
+    made = await world.client.post("/v1/api-keys", json={"name": HOSTILE[:100], "scopes": ["read"]})
+    found.key = made.json()["id"]
     states = {name: session["state"] for name, session in found.sessions.items()}
     expected = {name: name for name in states} | {"hostile": "settled"}
     if states != expected:
         raise AssertionError(f"{states} instead of {expected}")
     return found
+
+
+PASSWORD: Final = "correct horse battery staple"
+
+
+async def make_admin(world: World, role: Role = Role.FULL, password: str = PASSWORD) -> str:
+    """An admin account with a name of its own."""
+    name = world.user()
+    ids = TimeOrderedIds(world.clock, SystemRandomness())
+    hashed = await Passwords(SystemRandomness()).hash(password)
+    async with world.service.database.transaction() as transaction:
+        await create_admin(transaction, ids, name, role, hashed, now=world.clock.now(), actor=Actor("test"))
+    return name
