@@ -101,6 +101,7 @@ def _show_addresses(console: Console, stage: Stage, results: list[Result], data_
     example = next((result.session["id"] for result in results if result.session is not None), "ses_…")
     console.print(
         f"\nTalktime    {stage.service_url}\n"
+        f"Its pages   {stage.service_url}/admin (sign in with the admin key)\n"
         f"Provider    {stage.provider_url} (simulated)\n"
         f"Admin key   {stage.admin_key}\n"
         f"Log         {stage.log_file}\n\n"
