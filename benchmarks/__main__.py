@@ -4,7 +4,7 @@ import os
 import platform
 from pathlib import Path
 
-from benchmarks import engine, heartbeats, ledger
+from benchmarks import engine, heartbeats, ledger, pages
 from benchmarks.figures import HEADER, Figure
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance.md"
@@ -24,12 +24,15 @@ Each benchmark checks its own result and fails if it is wrong. What is measured:
 - *Ledger*: `benchmarks/ledger.py`. Each read is a transaction of its own, with as many changes of holds and lines of
   funding as entries. A ratio of 100 % says that the length of the account's history costs nothing. CSV is read in
   pages, each with its funding, and formatted; the memory is what Python allocates at most while it streams.
+- *Pages*: `benchmarks/pages.py`. Each page of the admin's and the user's, read from the database and rendered, without
+  the network; `python -m benchmarks.pages` prints all of them. The other side is the page that says that there is none:
+  it looks up who asks, and has the same frame. No page is to cost more than ten such (a ratio of 10 %).
 """
 
 
 def main() -> None:
     rows = []
-    for measure in (engine.measure, heartbeats.measure, ledger.measure):
+    for measure in (engine.measure, heartbeats.measure, ledger.measure, pages.measure):
         measured = measure()
         for figure in [measured] if isinstance(measured, Figure) else measured:
             rows.append(figure.row())

@@ -36,11 +36,13 @@ class ReviewPages:
         cursor = visit.asked("cursor") or None
         async with self.database.reading() as transaction:
             waiting, more = await waiting_reviews(transaction, limit=AT_ONCE, cursor=cursor)
-            chosen = visit.asked("session") or (waiting[0]["id"] if waiting else "")
-            review = await self._review(transaction, visit, chosen)
+            asked = visit.asked("session")
+            # Nobody has chosen one: the first is fetched by the page itself.
+            review = await self._review(transaction, visit, asked) if asked else None
+        chosen = asked or (waiting[0]["id"] if waiting else "")
         found = {"data": waiting, "next_cursor": more}
         return visit.page(
-            "reviews.html", nav="reviews", found=found, chosen=chosen, review=review, first=cursor is None
+            "reviews.html", nav="reviews", found=found, asked=asked, chosen=chosen, review=review, first=cursor is None
         )
 
     async def _one(self, visit: Visit) -> Response:

@@ -52,6 +52,7 @@ class SessionPages:
             Page(SESSIONS, self._list),
             Page(SESSION, self._session),
             Page(SESSION + "/picture", self._picture),
+            Page(SESSION + "/pulls", self._pulls),
             Page(SESSION + "/replay", self._replay),
             Page(SESSION + "/evidence.zip", self._evidence),
             Page(SESSION + "/bodies/{sha256}", self._body),
@@ -100,14 +101,12 @@ class SessionPages:
             charge = await charge_document(transaction, explained, now=visit.now, rerate_window=window)
             wanted = EntryFilter(session=key)
             entries = await statement_page(transaction, session["user_id"], wanted, limit=MOST_ENTRIES, cursor=None)
-            pulls = await pulls_page(transaction, key, MOST_PULLS, None)
         return visit.page(
             "session.html",
             nav="sessions",
             session=session,
             charge=charge,
             entries=entries,
-            pulls=pulls,
             heartbeats=charge["heartbeats"][:MOST_HEARTBEATS],
             metadata=_metadata(explained),
             can_end=self.can_end,
@@ -120,6 +119,12 @@ class SessionPages:
         async with self.database.reading() as transaction:
             explained = await load_explained(transaction, session_of(visit), self.receiving.outages)
         return visit.page("picture.html", session={"id": explained.session.public_id}, **_drawn(visit, explained))
+
+    async def _pulls(self, visit: Visit) -> Response:
+        key = session_of(visit)
+        async with self.database.reading() as transaction:
+            pulls = await pulls_page(transaction, key, MOST_PULLS, None)
+        return visit.page("pulls.html", session={"id": visit.part("session_id")}, pulls=pulls)
 
     async def _replay(self, visit: Visit) -> Response:
         async with self.database.reading() as transaction:

@@ -42,10 +42,12 @@ class SystemPages:
     faults: Callable[[], Awaitable[list[str]]]
 
     def pages(self) -> list[Page]:
-        return [Page(SYSTEM, self._system)]
+        return [Page(SYSTEM, self._system), Page(SYSTEM + "/faults", self._faults)]
+
+    async def _faults(self, visit: Visit) -> Response:
+        return visit.page("faults.html", faults=await self.faults())
 
     async def _system(self, visit: Visit) -> Response:
-        faults = await self.faults()
         days = await self.database.tick_days()
         async with self.database.reading() as transaction:
             values: dict[str, Any] = {
@@ -61,7 +63,6 @@ class SystemPages:
             "system.html",
             nav="system",
             version=__version__,
-            faults=faults,
             days=[day.isoformat() for day in days[-SHOWN_DAYS:]],
             first_day=days[0].isoformat() if days else None,
             number_of_days=len(days),

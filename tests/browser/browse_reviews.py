@@ -67,6 +67,7 @@ def test_the_queue_is_worked_off_by_keys(admin: Page, stage: Stage) -> None:
     admin.keyboard.press("Enter")
     expect(admin.get_by_role("row", name="State of the session review settled")).to_be_visible()
     assert now(stage, sessions[0])["state"] == "review"
+    expect(admin.get_by_role("button", name="Decide so")).to_be_focused()
     admin.keyboard.press("Enter")
     expect(admin.get_by_role("status")).to_have_text("The review was decided.")
     expect(queue).to_have_count(len(waiting) - 1)

@@ -154,7 +154,9 @@ def visitor(browser: Browser, stage: Stage) -> Iterator[Callable[..., Page]]:
 def _fault(message: ConsoleMessage) -> list[str]:
     """What a browser complains of; that an answer was a refusal is no fault of the page."""
     refused = re.match(r"Failed to load resource: the server responded with a status of (4|502|503)", message.text)
-    return [] if message.type != "error" or refused else [f"console: {message.text}"]
+    # A request that another one has replaced.
+    replaced = message.text.startswith(("htmx:sendAbort", "htmx:afterRequest"))
+    return [] if message.type != "error" or refused or replaced else [f"console: {message.text}"]
 
 
 @pytest.fixture

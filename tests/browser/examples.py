@@ -36,9 +36,11 @@ EXAMPLES: Final[Mapping[str, Callable[[Furnished], str]]] = {
     "/admin/sessions/{session_id}/picture": lambda found: (
         f"/admin/sessions/{found.sessions['settled']['id']}/picture?from=5&to=25"
     ),
+    "/admin/sessions/{session_id}/pulls": lambda found: f"/admin/sessions/{found.sessions['settled']['id']}/pulls",
     "/admin/sessions/{session_id}/replay": lambda found: f"/admin/sessions/{found.sessions['settled']['id']}/replay",
     "/admin/sign-in": lambda _: "/admin/sign-in",
     "/admin/system": lambda _: "/admin/system",
+    "/admin/system/faults": lambda _: "/admin/system/faults",
     "/admin/system/starts": lambda _: "/admin/system/starts",
     "/admin/users": lambda _: "/admin/users?sort=available",
     "/admin/users/{user_id}": lambda found: f"/admin/users/{found.user}",
@@ -60,7 +62,9 @@ PIECES: Final = frozenset(
         "/admin/sessions/{session_id}/bodies/{sha256}",
         "/admin/sessions/{session_id}/evidence.zip",
         "/admin/sessions/{session_id}/picture",
+        "/admin/sessions/{session_id}/pulls",
         "/admin/sessions/{session_id}/replay",
+        "/admin/system/faults",
         "/admin/users/{user_id}/curve.json",
         "/admin/users/{user_id}/statement.csv",
     }
