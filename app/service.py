@@ -85,10 +85,12 @@ from app.web.account_actions import Adjust, Alerts, Grant, Limits, Token, Void
 from app.web.actions import Actions
 from app.web.assets import Assets
 from app.web.overview import Overview
+from app.web.rate_cards import Publish, RateCardPages
 from app.web.rendering import Renderer
 from app.web.sign_in import SignInPages
 from app.web.site import Site
 from app.web.users import UserPages
+from app.web.what_if import Simulate, WhatIfPages
 from app.what_if.routes import what_if_routes
 from app.what_if.running import Simulations
 from app.what_if.schemas import WHAT_IF
@@ -287,6 +289,9 @@ class Service:
         site.add(SignInPages(sign_ins, failures, guesses).pages())
         site.add(Overview(self.database, self._clock).pages())
         site.add(UserPages(database=self.database, ledger=self.ledger, longest=settings.max_session_s).pages())
+        site.add(RateCardPages(database=self.database).pages())
+        publish, simulate = Publish(self.database, self._ids), Simulate(self._ids)
+        site.add(publish.pages())
         actions = Actions(self.database, self._sealing)
         for action in (
             Grant(self.ledger),
@@ -295,8 +300,12 @@ class Service:
             Limits(self.ledger, settings.min_session_s),
             Alerts(self.ledger, settings.min_session_s),
             Token(self.ledger, self.user_tokens),
+            publish,
+            simulate,
         ):
             site.add(actions.pages(action))
+        # Behind the form, whose address would else be taken for a simulation's.
+        site.add(WhatIfPages(database=self.database).pages())
         return site
 
     def _build_api(self, settings: Settings, failures: Meter) -> FastAPI:

@@ -32,9 +32,12 @@ DONE: Final[Mapping[str, str]] = {
     "limits": "The limits and prices were changed.",
     "alerts": "The alert thresholds were changed.",
     "token": "The token was made.",
+    "publish": "The version was published.",
+    "simulate": "It was asked for, and is made in the background.",
 }
 """What is said of an action that was done, by its name."""
 
+_MICRO: Final = Decimal("0.000001")
 _DAY_S: Final = 86_400
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -70,6 +73,12 @@ def grouped(amount: str) -> str:
     return f"{sign}{int(whole):,}{point}{rest}"
 
 
+def shortened(amount: str) -> str:
+    """An amount of up to 12 decimals to the nearest micro-credit, which is all that anybody pays."""
+    told = f"{Decimal(amount).quantize(_MICRO):f}".rstrip("0").rstrip(".")
+    return grouped("0" if told == "-0" else told)
+
+
 def signed(amount: str) -> str:
     """The same with its sign, also where it is positive."""
     return grouped(amount) if amount.startswith("-") or not amount.strip("0.") else f"+{grouped(amount)}"
@@ -79,9 +88,13 @@ def shown_instant(text: str | None) -> Markup:
     """An instant of a document for the eye, in UTC to the second; all its digits are in the tip."""
     if text is None:
         return Markup('<span class="none">–</span>')
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(text, text, instant_text(text))
+
+
+def instant_text(text: str) -> str:
+    """An instant in UTC to the second: ``31 Jan 2026, 12:00:05``."""
     moment = _moment(text)
-    told = f"{moment.day} {_MONTHS[moment.month - 1]} {moment.year}, {moment:%H:%M:%S}"
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(text, text, told)
+    return f"{moment.day} {_MONTHS[moment.month - 1]} {moment.year}, {moment:%H:%M:%S}"
 
 
 def shown_day(text: str | None) -> Markup:
@@ -150,6 +163,7 @@ _FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "day": shown_day,
     "instant": shown_instant,
     "segment": segment,
+    "shortened": shortened,
     "signed": signed,
     "span": span,
     "whole_span": whole_span,

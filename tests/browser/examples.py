@@ -11,6 +11,11 @@ EXAMPLES: Final[Mapping[str, Callable[[Furnished], str]]] = {
     "/admin/figures": lambda _: "/admin/figures",
     "/admin/find": lambda found: f"/admin/find?q={quote(found.hostile_user, safe='')}",
     "/admin/grants/{grant_id}/void": lambda found: f"/admin/grants/{found.grants['paid']['id']}/void",
+    "/admin/rate-cards": lambda _: "/admin/rate-cards",
+    "/admin/rate-cards/new": lambda found: f"/admin/rate-cards/new?from={found.cards['evening']['id']}",
+    "/admin/rate-cards/versions": lambda found: (
+        f"/admin/rate-cards/versions?name={quote(found.cards['hostile']['name'], safe='')}"
+    ),
     "/admin/sign-in": lambda _: "/admin/sign-in",
     "/admin/users": lambda _: "/admin/users?sort=available",
     "/admin/users/{user_id}": lambda found: f"/admin/users/{found.user}",
@@ -23,8 +28,17 @@ EXAMPLES: Final[Mapping[str, Callable[[Furnished], str]]] = {
     "/admin/users/{user_id}/statement": lambda found: f"/admin/users/{found.user}/statement",
     "/admin/users/{user_id}/statement.csv": lambda found: f"/admin/users/{found.user}/statement.csv",
     "/admin/users/{user_id}/token": lambda found: f"/admin/users/{found.user}/token",
+    "/admin/what-if": lambda _: "/admin/what-if",
+    "/admin/what-if/new": lambda found: f"/admin/what-if/new?rate_card={found.cards['hostile']['id']}",
+    "/admin/what-if/{simulation_id}": lambda found: f"/admin/what-if/{found.simulation['id']}",
+    "/admin/what-if/{simulation_id}/now": lambda found: f"/admin/what-if/{found.simulation['id']}/now",
 }
 PIECES: Final = frozenset(
-    {"/admin/figures", "/admin/users/{user_id}/curve.json", "/admin/users/{user_id}/statement.csv"}
+    {
+        "/admin/figures",
+        "/admin/users/{user_id}/curve.json",
+        "/admin/users/{user_id}/statement.csv",
+        "/admin/what-if/{simulation_id}/now",
+    }
 )
 """Parts of pages, and files, which nobody looks at by themselves."""
