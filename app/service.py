@@ -89,6 +89,7 @@ from app.web.events import EventPages
 from app.web.everything import Everything
 from app.web.overview import Overview
 from app.web.portal import Portal
+from app.web.rate_cards import Publish, RateCardPages
 from app.web.rendering import Renderer
 from app.web.reviews import ReviewPages
 from app.web.session_actions import AskingPages, Decide, Refund, Rerate, Terms
@@ -97,6 +98,7 @@ from app.web.sign_in import SignInPages
 from app.web.site import Site
 from app.web.system import Stop, SystemPages
 from app.web.users import UserPages
+from app.web.what_if import Simulate, WhatIfPages
 from app.what_if.routes import what_if_routes
 from app.what_if.running import Simulations
 from app.what_if.schemas import WHAT_IF
@@ -335,6 +337,9 @@ class Service:
         site.add(EventPages(database=self.database).pages())
         site.add(AccessPages(database=self.database).pages())
         site.add(SystemPages(database=self.database, settings=settings, faults=self.faults).pages())
+        site.add(RateCardPages(database=self.database).pages())
+        publish, simulate = Publish(self.database, self._ids), Simulate(self._ids)
+        site.add(publish.pages())
         actions = Actions(self.database, self._sealing)
         for action in (
             Grant(self.ledger),
@@ -353,8 +358,12 @@ class Service:
             NewPassword(self._ids, self._randomness, sign_ins.passwords),
             ChangeAdmin(self._ids),
             Stop(self._ids),
+            publish,
+            simulate,
         ):
             site.add(actions.pages(action))
+        # Behind the form, whose address would else be taken for a simulation's.
+        site.add(WhatIfPages(database=self.database).pages())
         return site
 
     def _build_api(self, settings: Settings, failures: Meter) -> FastAPI:

@@ -9,7 +9,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Final, Generic
 from uuid import UUID
 
@@ -37,13 +37,14 @@ _KEY_BYTES: Final = 16
 class Subject:
     """What an action is about: an account's thing, how it is called on the page, and the page to go back to.
 
-    ``given``: what stands in the form at first.
+    ``given``: what stands in the form at first. ``choices``: those of fields for which they depend on what there is.
     """
 
     account_id: UUID
     name: str
     back: str
     given: Mapping[str, str] = field(default_factory=dict)
+    choices: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
     key: UUID | None = None
     """Of the thing itself, where it is not the account."""
 
@@ -76,8 +77,12 @@ class Deed(Generic[AnyDocument]):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What came of it: what is told of it (label and value), and secrets, which are shown this once."""
+    """What came of it: what is told of it (label and value), and secrets, which are shown this once.
 
+    ``lines``: what it changes, where that depends on what was asked, besides the action's own state.
+    """
+
+    lines: Sequence[Line] = ()
     told: Sequence[tuple[str, str]] = ()
     secrets: Mapping[str, str] = field(default_factory=dict)
     back: str | None = None
@@ -96,6 +101,11 @@ class Action(ABC, Generic[AnyDocument]):
     nav: ClassVar[str] = "users"
     dangerous: ClassVar[bool] = False
     """It takes something away."""
+    confirmed: ClassVar[bool] = True
+    """Whether what it comes to is shown first. Not where it changes nothing for anybody."""
+    repeats: ClassVar[bool] = True
+    """Whether the confirmation repeats what was typed. Not where the lines say it."""
+    template: ClassVar[str] = "action.html"
 
     @property
     @abstractmethod
@@ -115,6 +125,14 @@ class Action(ABC, Generic[AnyDocument]):
     @abstractmethod
     async def do(self, transaction: Transaction, deed: Deed[AnyDocument]) -> Outcome:
         """Do it. Raises a :class:`~app.errors.Problem` where the API's call would."""
+
+    async def aside(self, visit: Visit, subject: Subject, typed: Mapping[str, Sequence[str]]) -> Mapping[str, Any]:
+        """What the form's own template needs besides the form."""
+        return {}
+
+    def elsewhere(self, step: str, asked: AnyDocument) -> str | None:
+        """Where a button of the form's own leads, named by its ``step``; null if there is none such."""
+        return None
 
 
 class _ShownOtherwise(Exception):
@@ -150,7 +168,7 @@ class Actions:
                 subject = await action.subject(transaction, visit)
             by_address = {one.name: visit.asked(one.name) for one in action.fields if visit.asked(one.name)}
             typed = defaults(action.fields, {**subject.given, **by_address})
-            return _form(visit, action, subject, typed)
+            return await self._form(visit, action, subject, typed)
 
         async def take(visit: Visit) -> Response:
             form = await visit.form()
@@ -159,17 +177,22 @@ class Actions:
             typed = form.typed(action.fields)
             step = form.one(_STEP)
             if step == "edit":
-                return _form(visit, action, subject, typed)
+                return await self._form(visit, action, subject, typed)
             try:
                 asked = validate(action.document, form.document(action.fields))
+                address = action.elsewhere(step, asked)
+                if address is not None:
+                    return RedirectResponse(address, 303)
+                if step == "try":
+                    return await self._form(visit, action, subject, typed)
                 await action.beforehand(subject, asked)
-                if step == "do":
+                if step == "do" or not action.confirmed:
                     return await self._do(visit, action, subject, asked, form)
                 return await self._look(visit, action, subject, asked, typed)
             except Problem as problem:
                 if problem.status >= 500:
                     raise
-                return _form(visit, action, subject, typed, problem)
+                return await self._form(visit, action, subject, typed, problem)
 
         return [Page(action.path, ask, scope=action.scope), Page(action.path, take, "POST", scope=action.scope)]
 
@@ -189,7 +212,7 @@ class Actions:
 
         async def work(transaction: Transaction) -> Answer:
             effect = await _effect(transaction, action, deed)
-            if effect.digest != shown:
+            if action.confirmed and effect.digest != shown:
                 raise _ShownOtherwise(effect)
             told = {"told": list(effect.outcome.told), "back": effect.outcome.back}
             return Answer(200, told, secrets=dict(effect.outcome.secrets))
@@ -206,6 +229,32 @@ class Actions:
         mark = "&" if "?" in back else "?"
         return RedirectResponse(f"{back}{mark}done={action.name}", 303)
 
+    async def _form(
+        self,
+        visit: Visit,
+        action: Action[Any],
+        subject: Subject,
+        typed: Mapping[str, Sequence[str]],
+        problem: Problem | None = None,
+    ) -> Response:
+        errors, others = ({}, []) if problem is None else errors_by_field(problem, action.fields)
+        # What was refused under a key stays refused under it: each form has its own.
+        hidden = {} if action.confirmed else {_STEP: "do", _KEY: self._new_key()}
+        return visit.page(
+            action.template,
+            200 if problem is None else problem.status,
+            action=action,
+            subject=subject,
+            fields=_fields(action, subject),
+            typed=typed,
+            errors=errors,
+            others=others,
+            hidden=hidden,
+            wrong=problem is not None and problem.kind is INVALID_REQUEST,
+            nav=action.nav,
+            **await action.aside(visit, subject, typed),
+        )
+
     def _new_key(self) -> str:
         return base32(self._sealing.randomness.token(_KEY_BYTES))
 
@@ -217,7 +266,7 @@ async def _effect(transaction: Transaction, action: Action[Any], deed: Deed[Any]
     lines = [
         Line(label, earlier, later, firm) for (label, earlier, firm), (_, later, _) in zip(before, after, strict=True)
     ]
-    return _Effect(lines, outcome)
+    return _Effect([*lines, *outcome.lines], outcome)
 
 
 def _idempotency_key(visit: Visit, raw: str, shown: str, typed: Mapping[str, Sequence[str]]) -> IdempotencyKey:
@@ -228,27 +277,10 @@ def _idempotency_key(visit: Visit, raw: str, shown: str, typed: Mapping[str, Seq
     return IdempotencyKey(hashlib.sha256(whose).digest(), hashlib.sha256(request).digest(), raw.encode())
 
 
-def _form(
-    visit: Visit,
-    action: Action[Any],
-    subject: Subject,
-    typed: Mapping[str, Sequence[str]],
-    problem: Problem | None = None,
-) -> Response:
-    errors, others = ({}, []) if problem is None else errors_by_field(problem, action.fields)
-    status = 200 if problem is None else problem.status
-    return visit.page(
-        "action.html",
-        status,
-        action=action,
-        subject=subject,
-        fields=action.fields,
-        typed=typed,
-        errors=errors,
-        others=others,
-        wrong=problem is not None and problem.kind is INVALID_REQUEST,
-        nav=action.nav,
-    )
+def _fields(action: Action[Any], subject: Subject) -> list[Field]:
+    return [
+        replace(one, choices=subject.choices[one.name]) if one.name in subject.choices else one for one in action.fields
+    ]
 
 
 def _confirmation(
@@ -265,7 +297,7 @@ def _confirmation(
         200 if problem is None else problem.status,
         action=action,
         subject=subject,
-        fields=action.fields,
+        fields=_fields(action, subject),
         typed=typed,
         effect=effect,
         hidden={_KEY: key, _SHOWN: effect.digest},

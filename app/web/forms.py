@@ -142,7 +142,10 @@ def errors_by_field(problem: Problem, fields: Sequence[Field]) -> tuple[dict[str
     others: list[str] = []
     for error in problem.errors:
         field = next((one for one in fields if _is_at(error.pointer, one.pointer)), None)
-        if field is None:
+        within = [one.name for one in fields if one.required and one.pointer.startswith(error.pointer + "/")]
+        if field is None and error.pointer and within:
+            by_field.update({name: error.detail for name in within if name not in by_field})
+        elif field is None:
             others.append(f"{error.pointer.strip('/')}: {error.detail}" if error.pointer else error.detail)
         else:
             by_field.setdefault(field.name, error.detail)

@@ -46,10 +46,13 @@ DONE: Final[Mapping[str, str]] = {
     "admin-change": "The account was changed.",
     "starts": "What holds for starts was changed.",
     "end": "The provider was asked to end the session.",
+    "publish": "The version was published.",
+    "simulate": "It was asked for, and is made in the background.",
 }
 """What is said of an action that was done, by its name."""
 
 _TOLD: Final[Mapping[str, str]] = {name.value: told for name, told in (*REASONS.items(), *ANOMALIES.items())}
+_MICRO: Final = Decimal("0.000001")
 _DAY_S: Final = 86_400
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
@@ -90,6 +93,12 @@ def micro(amount: MicroCredits) -> str:
     return grouped(format_credits(amount))
 
 
+def shortened(amount: str) -> str:
+    """An amount of up to 12 decimals to the nearest micro-credit, which is all that anybody pays."""
+    told = f"{Decimal(amount).quantize(_MICRO):f}".rstrip("0").rstrip(".")
+    return grouped("0" if told == "-0" else told)
+
+
 def signed(amount: str) -> str:
     """The same with its sign, also where it is positive."""
     return grouped(amount) if amount.startswith("-") or not amount.strip("0.") else f"+{grouped(amount)}"
@@ -99,9 +108,13 @@ def shown_instant(text: str | None) -> Markup:
     """An instant of a document for the eye, in UTC to the second; all its digits are in the tip."""
     if text is None:
         return Markup('<span class="none">–</span>')
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(text, text, instant_text(text))
+
+
+def instant_text(text: str) -> str:
+    """An instant in UTC to the second: ``31 Jan 2026, 12:00:05``."""
     moment = _moment(text)
-    told = f"{moment.day} {_MONTHS[moment.month - 1]} {moment.year}, {moment:%H:%M:%S}"
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(text, text, told)
+    return f"{moment.day} {_MONTHS[moment.month - 1]} {moment.year}, {moment:%H:%M:%S}"
 
 
 def shown_day(text: str | None) -> Markup:
@@ -183,6 +196,7 @@ _FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "micro": micro,
     "reason": reason,
     "segment": segment,
+    "shortened": shortened,
     "signed": signed,
     "span": span,
     "whole_span": whole_span,

@@ -11,7 +11,7 @@ from app.documents import Document, Moment, Text, printable, validate
 from app.errors import invalid
 from app.pricing.cards import find_card, read_stored, to_store
 from app.pricing.documents import RawValue, write_rate_card
-from app.pricing.routes import NewRateCardDocument
+from app.pricing.versions import NewRateCardDocument
 
 
 class SimulationDocument(Document):

@@ -12,11 +12,10 @@ from app.http.answers import Answer, json_response
 from app.http.bodies import takes
 from app.http.idempotency import read_keyed, write_once
 from app.http.pages import Cursor, Limit, page_limit
-from app.ledger.audit import Audit, record_audits
 from app.ports.clock import Clock
 from app.ports.ids import Ids
-from app.what_if.asked import SimulationDocument, asked_document, read_asked
-from app.what_if.simulations import ask_for, load_simulation, simulations_page
+from app.what_if.asked import SimulationDocument
+from app.what_if.simulations import load_simulation, simulations_page, take_request
 
 
 def what_if_routes(database: Database, ids: Ids, clock: Clock) -> APIRouter:
@@ -34,13 +33,7 @@ def what_if_routes(database: Database, ids: Ids, clock: Clock) -> APIRouter:
         now = clock.now()
 
         async def work(transaction: Transaction) -> Answer:
-            asked = await read_asked(transaction, document, now)
-            made = await ask_for(transaction, ids, asked, now)
-            audit = Audit(
-                actor=actor_of(request), action="rate_card.simulate", target=made["id"], after=asked_document(asked)
-            )
-            await record_audits(transaction, ids, NIL_ACCOUNT, [audit], now)
-            return Answer(202, made)
+            return Answer(202, await take_request(transaction, ids, document, now, actor_of(request)))
 
         return await write_once(database, NIL_ACCOUNT, key, now, work)
 

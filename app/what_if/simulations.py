@@ -13,7 +13,8 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Row, bindparam, delete, func, insert, select, update
 
-from app.core.ids import AccountThing, Kind, parse_reference_id, reference_id
+from app.core.access import Actor
+from app.core.ids import NIL_ACCOUNT, AccountThing, Kind, parse_reference_id, reference_id
 from app.core.lossless_json import dumps
 from app.core.units import US_PER_DAY, Instant, Micros, format_instant
 from app.core.what_if import Tally
@@ -21,9 +22,10 @@ from app.db.database import Database, Transaction
 from app.db.tables import simulations
 from app.errors import NOT_FOUND, TOO_MANY_SIMULATIONS, Problem, invalid
 from app.http.pages import cursor_instant, make_cursor, page, read_cursor
+from app.ledger.audit import Audit, record_audits
 from app.ports.ids import Ids
 from app.schedule.jobs import lock_job
-from app.what_if.asked import Asked, asked_document, asked_of, stored_asked
+from app.what_if.asked import Asked, SimulationDocument, asked_document, asked_of, read_asked, stored_asked
 
 JOB: Final = "simulations"
 
@@ -92,6 +94,18 @@ async def ask_for(transaction: Transaction, ids: Ids, asked: Asked, now: Instant
     }
     made = await transaction.execute(insert(simulations).values(row).returning(simulations))
     return simulation_document(made.one())
+
+
+async def take_request(
+    transaction: Transaction, ids: Ids, document: SimulationDocument, now: Instant, actor: Actor
+) -> dict[str, Any]:
+    """Have made what a client asks for, and write down who asked; its document. Raises a
+    :class:`~app.errors.Problem`: 422, or 409 if there is no room."""
+    asked = await read_asked(transaction, document, now)
+    made = await ask_for(transaction, ids, asked, now)
+    audit = Audit(actor=actor, action="rate_card.simulate", target=made["id"], after=asked_document(asked))
+    await record_audits(transaction, ids, NIL_ACCOUNT, [audit], now)
+    return made
 
 
 async def is_any_unfinished(database: Database) -> bool:

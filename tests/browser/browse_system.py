@@ -59,7 +59,7 @@ def test_an_admin_is_made_changed_and_closed(admin: Page, visitor: Callable[...,
     expect(admin.get_by_role("status")).to_be_visible()
     other.goto("/admin/users")
     expect(other.get_by_role("button", name="Sign in", exact=True)).to_be_visible()
-    admin.get_by_role("link", name=f"Another password for {name}").click()
+    admin.get_by_role("link", name=f"New password for {name}").click()
     look(admin)
     admin.get_by_role("button", name="Make another password").click()
     assert admin.get_by_label("Password").input_value() != password

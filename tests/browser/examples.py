@@ -38,6 +38,11 @@ EXAMPLES: Final[Mapping[str, Callable[[Furnished], str]]] = {
     ),
     "/admin/sessions/{session_id}/pulls": lambda found: f"/admin/sessions/{found.sessions['settled']['id']}/pulls",
     "/admin/sessions/{session_id}/replay": lambda found: f"/admin/sessions/{found.sessions['settled']['id']}/replay",
+    "/admin/rate-cards": lambda _: "/admin/rate-cards",
+    "/admin/rate-cards/new": lambda found: f"/admin/rate-cards/new?from={found.cards['evening']['id']}",
+    "/admin/rate-cards/versions": lambda found: (
+        f"/admin/rate-cards/versions?name={quote(found.cards['hostile']['name'], safe='')}"
+    ),
     "/admin/sign-in": lambda _: "/admin/sign-in",
     "/admin/system": lambda _: "/admin/system",
     "/admin/system/faults": lambda _: "/admin/system/faults",
@@ -54,6 +59,10 @@ EXAMPLES: Final[Mapping[str, Callable[[Furnished], str]]] = {
     "/admin/users/{user_id}/statement": lambda found: f"/admin/users/{found.user}/statement",
     "/admin/users/{user_id}/statement.csv": lambda found: f"/admin/users/{found.user}/statement.csv",
     "/admin/users/{user_id}/token": lambda found: f"/admin/users/{found.user}/token",
+    "/admin/what-if": lambda _: "/admin/what-if",
+    "/admin/what-if/new": lambda found: f"/admin/what-if/new?rate_card={found.cards['hostile']['id']}",
+    "/admin/what-if/{simulation_id}": lambda found: f"/admin/what-if/{found.simulation['id']}",
+    "/admin/what-if/{simulation_id}/now": lambda found: f"/admin/what-if/{found.simulation['id']}/now",
 }
 PIECES: Final = frozenset(
     {
@@ -67,6 +76,7 @@ PIECES: Final = frozenset(
         "/admin/system/faults",
         "/admin/users/{user_id}/curve.json",
         "/admin/users/{user_id}/statement.csv",
+        "/admin/what-if/{simulation_id}/now",
     }
 )
 """Parts of pages, and files, which nobody looks at by themselves."""

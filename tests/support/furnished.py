@@ -29,10 +29,14 @@ class Furnished:
     """The SHA-256 of an answer of the provider's that is kept of the settled session."""
     sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
     grants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cards: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """The last version of each."""
+    simulation: dict[str, Any] = field(default_factory=dict)
+    """One that is done."""
 
 
 async def furnish(world: World) -> Furnished:
-    """Two users, grants of each kind, sessions in each state."""
+    """Two users, grants of each kind, sessions in each state, cards with several versions, a what-if."""
     found = Furnished(world.user(), f"{world.user()} {HOSTILE}")
     now = datetime_of(world.clock.now())
     found.grants["paid"] = await world.grant(found.user, "1200", reference=f"order-{found.user}", cost_basis="0.05")
@@ -79,6 +83,7 @@ async def furnish(world: World) -> Furnished:
     expected = {name: name for name in states} | {"hostile": "settled"}
     if states != expected:
         raise AssertionError(f"{states} instead of {expected}")
+    await _furnish_prices(world, found)
     return found
 
 
@@ -93,3 +98,50 @@ async def make_admin(world: World, role: Role = Role.FULL, password: str = PASSW
     async with world.service.database.transaction() as transaction:
         await create_admin(transaction, ids, name, role, hashed, now=world.clock.now(), actor=Actor("test"))
     return name
+
+
+async def _furnish_prices(world: World, found: Furnished) -> None:
+    evening: dict[str, Any] = {
+        "name": "evening",
+        "rates": {"user": "30", "agent": "60", "silence": "12.5"},
+        "match": {"persona": "owl"},
+    }
+    later = (datetime_of(world.clock.now()) + timedelta(days=3)).isoformat()
+    versions = (
+        ("evening", evening),
+        ("evening", {**evening, "connection_fee": "0.5", "increments": {"initial_s": 30, "subsequent_s": 6}}),
+        ("evening", {**evening, "rates": {**evening["rates"], "agent": "72"}, "effective_at": later}),
+        ("hostile", {"name": HOSTILE, "rates": {"user": "1", "agent": "2", "silence": "0"}}),
+        (
+            "hostile",
+            {
+                "name": HOSTILE,
+                "rates": {"user": "90", "agent": "75", "silence": "5"},
+                "match": {"persona": "nobody " + HOSTILE, "scenario": HOSTILE},
+            },
+        ),
+    )
+    for name, asked in versions:
+        response = await world.client.post("/v1/rate-cards", json=asked)
+        found.cards[name] = response.json()
+    world.clock.advance(1)
+    now = datetime_of(world.clock.now())
+    cost = {"name": "provider_cost", "rates": {"user": "20", "agent": "40", "silence": "10"}}
+    asked = {
+        "rate_card": found.cards["hostile"]["id"],
+        "after": (now - timedelta(days=7)).isoformat(),
+        "before": now.isoformat(),
+        "provider_cost": cost,
+    }
+    response = await world.client.post("/v1/rate-cards/simulations", json=asked)
+    found.simulation = await finished(world, response.json())
+
+
+async def finished(world: World, simulation: dict[str, Any]) -> dict[str, Any]:
+    """The simulation when it is done; whatever else is asked for is done as well."""
+    while await world.service._simulations.work():
+        pass
+    done = dict(await world.get(f"/v1/rate-cards/simulations/{simulation['id']}"))
+    if done["state"] != "done":
+        raise AssertionError(done)
+    return done
