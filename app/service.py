@@ -19,7 +19,6 @@ from app.access.issuer import Issuer, IssuerTerms
 from app.access.key_use import WRITE_EVERY_S, KeyUse
 from app.access.routes import access_routes
 from app.access.schemas import ACCESS
-from app.access.sign_ins import SignIns
 from app.access.user_tokens import UserTokens
 from app.accounts.correction_routes import correction_routes
 from app.accounts.routes import account_routes
@@ -81,24 +80,8 @@ from app.settlement.routes import settlement_routes
 from app.settlement.schemas import SETTLEMENT
 from app.settlement.steps import ReconcileLimits
 from app.timelines.raw import drop_old_bodies
-from app.web.access_pages import AccessPages, ChangeAdmin, CreateAdmin, CreateKey, NewPassword, RevokeKey
-from app.web.account_actions import Adjust, Alerts, Grant, Limits, PortalLink, Token, Void
-from app.web.actions import Actions
-from app.web.assets import Assets
-from app.web.events import EventPages
+from app.web.assembly import Parts
 from app.web.everything import Everything
-from app.web.overview import Overview
-from app.web.portal import Portal
-from app.web.rate_cards import Publish, RateCardPages
-from app.web.rendering import Renderer
-from app.web.reviews import ReviewPages
-from app.web.session_actions import AskingPages, Decide, Refund, Rerate, Terms
-from app.web.sessions import SessionPages
-from app.web.sign_in import SignInPages
-from app.web.site import Site
-from app.web.system import Stop, SystemPages
-from app.web.users import UserPages
-from app.web.what_if import Simulate, WhatIfPages
 from app.what_if.routes import what_if_routes
 from app.what_if.running import Simulations
 from app.what_if.schemas import WHAT_IF
@@ -124,9 +107,6 @@ RETENTION_EVERY: Final = Micros(3600 * US_PER_S)
 DESCRIBED: Final = (SESSIONS, SETTLEMENT, ACCOUNTS, FINANCE, PRICING, WHAT_IF, ACCESS, HEARTBEATS, HEALTH, DOCUMENT)
 
 Result = TypeVar("Result")
-
-PASSWORD_GUESSES_PER_MINUTE: Final = 10
-"""Wrong passwords that may be tried with one name, from wherever."""
 
 log = structlog.get_logger(__name__)
 
@@ -250,14 +230,12 @@ class Service:
         self._retention = Micros(settings.tick_retention_days * US_PER_DAY)
         self._rounds: set[asyncio.Task[Any]] = set()
         failures = Meter(per_minute(settings.failed_auth_max_rpm), self._clock)
-        renderer = Renderer(assets := Assets())
-        self.site = self._build_site(settings, failures, renderer, assets)
-        self.portal = self._build_portal(settings, failures, renderer)
+        self.pages = Everything(self._parts_of_pages(settings, failures))
         front = Front(
             heartbeats=heartbeats,
             heartbeat_path=PATH,
             api=self._build_api(settings, failures),
-            pages=Everything(self.site, self.portal),
+            pages=self.pages,
             proxies=settings.trusted_proxies,
             clock_agrees=self.clock_watch.agrees,
             origins=settings.cors_origins,
@@ -280,91 +258,24 @@ class Service:
 
     # HTTP
 
-    def _build_portal(self, settings: Settings, failures: Meter, renderer: Renderer) -> Portal:
-        return Portal(
-            database=self.database,
-            clock=self._clock,
-            authentication=self._authentication,
-            receiving=self.receiving,
-            ledger_keys=self.ledger.keys,
-            renderer=renderer,
-            failures=failures,
-            longest=settings.max_session_s,
-            rerate_window=settings.rerate_window_s,
-            secure=settings.public_url.startswith("https://"),
-            framed_by=settings.portal_frame_origins,
-        )
-
-    def _build_site(self, settings: Settings, failures: Meter, renderer: Renderer, assets: Assets) -> Site:
-        sign_ins = SignIns(
-            database=self.database,
-            clock=self._clock,
-            ids=self._ids,
-            randomness=self._randomness,
-            authentication=self._authentication,
-        )
-        site = Site(
-            sign_ins=sign_ins,
-            clock=self._clock,
-            renderer=renderer,
-            assets=assets,
-            secure=settings.public_url.startswith("https://"),
-        )
-        guesses = Meter(per_minute(PASSWORD_GUESSES_PER_MINUTE), self._clock)
-        site.add(SignInPages(sign_ins, failures, guesses).pages())
-        site.add(Overview(self.database, self._clock).pages())
-        site.add(UserPages(database=self.database, ledger=self.ledger, longest=settings.max_session_s).pages())
-        session_pages = SessionPages(
-            database=self.database,
-            receiving=self.receiving,
-            rerate_window=settings.rerate_window_s,
-            can_end=self._gabber.capabilities.can_end,
-        )
-        site.add(session_pages.pages())
-        review_pages = ReviewPages(
-            database=self.database, receiving=self.receiving, rerate_window=settings.rerate_window_s
-        )
-        site.add(review_pages.pages())
-        asking = AskingPages(
+    def _parts_of_pages(self, settings: Settings, failures: Meter) -> Parts:
+        return Parts(
+            settings=settings,
             database=self.database,
             ledger=self.ledger,
             clock=self._clock,
+            ids=self._ids,
+            randomness=self._randomness,
+            sealing=self._sealing,
+            authentication=self._authentication,
+            user_tokens=self.user_tokens,
+            failures=failures,
+            receiving=self.receiving,
             reconciler=self.reconciler,
             endings=self._endings,
+            faults=self.faults,
+            can_end=self._gabber.capabilities.can_end,
         )
-        site.add(asking.pages())
-        terms = Terms(goodwill=Micros(settings.goodwill_days * US_PER_DAY), rerate_window=settings.rerate_window_s)
-        site.add(EventPages(database=self.database).pages())
-        site.add(AccessPages(database=self.database).pages())
-        site.add(SystemPages(database=self.database, settings=settings, faults=self.faults).pages())
-        site.add(RateCardPages(database=self.database).pages())
-        publish, simulate = Publish(self.database, self._ids), Simulate(self._ids)
-        site.add(publish.pages())
-        actions = Actions(self.database, self._sealing)
-        for action in (
-            Grant(self.ledger),
-            Adjust(self.ledger),
-            Void(self.ledger),
-            Limits(self.ledger, settings.min_session_s),
-            Alerts(self.ledger, settings.min_session_s),
-            PortalLink(self.ledger, self.user_tokens, settings.public_url),
-            Token(self.ledger, self.user_tokens),
-            Decide(self.ledger, terms, self.reconciler),
-            Refund(self.ledger, terms),
-            Rerate(self.ledger, terms),
-            CreateKey(self._ids, self._randomness),
-            RevokeKey(self._ids),
-            CreateAdmin(self._ids, self._randomness, sign_ins.passwords),
-            NewPassword(self._ids, self._randomness, sign_ins.passwords),
-            ChangeAdmin(self._ids),
-            Stop(self._ids),
-            publish,
-            simulate,
-        ):
-            site.add(actions.pages(action))
-        # Behind the form, whose address would else be taken for a simulation's.
-        site.add(WhatIfPages(database=self.database).pages())
-        return site
 
     def _build_api(self, settings: Settings, failures: Meter) -> FastAPI:
         known = RateLimited(

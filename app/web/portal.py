@@ -100,9 +100,6 @@ class Portal:
         """Where its pages are."""
         return [route.path for route in self._routes]
 
-    def serves(self, path: str) -> bool:
-        return path == PORTAL or path.startswith(PORTAL + "/")
-
     def refusal(self, problem: Problem) -> Response:
         """A problem in the user's words."""
         name = {401: "expired", 404: "lost", 405: "lost"}.get(problem.status, "broken")

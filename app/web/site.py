@@ -148,10 +148,6 @@ class Site:
     def cookie(self) -> str:
         return SECURE_COOKIE if self._secure else COOKIE
 
-    def serves(self, path: str) -> bool:
-        """Whether an address is one of the pages'."""
-        return path.startswith((ADMIN + "/", PREFIX)) or path == ADMIN
-
     def refusal(self, problem: Problem) -> Response:
         """A problem as a page."""
         values = {"problem": problem, "request_id": current_request.get(), "who": None, "done": ""}

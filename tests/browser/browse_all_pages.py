@@ -18,7 +18,7 @@ ADDRESSES = sorted(set(EXAMPLES) - PIECES)
 
 
 def test_each_page_has_an_example(stage: Stage) -> None:
-    assert {page.path for page in stage.world.service.site.pages if page.method == "GET"} == set(EXAMPLES)
+    assert {page.path for page in stage.world.service.pages.site.pages if page.method == "GET"} == set(EXAMPLES)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -30,7 +30,7 @@ def portal(visitor: Callable[..., Page], stage: Stage) -> Page:
 
 
 def test_each_of_its_pages_has_an_example(stage: Stage) -> None:
-    assert {*PORTAL, "/portal/statement.csv"} == set(stage.world.service.portal.paths)
+    assert {*PORTAL, "/portal/statement.csv"} == set(stage.world.service.pages.portal.paths)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

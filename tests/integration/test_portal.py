@@ -108,7 +108,7 @@ async def test_wrong_tokens_are_counted_by_address(databases: WorkerDatabases, p
 
 async def test_every_word_is_in_one_place(talktime: World) -> None:
     """A template of the portal holds no text of its own, and each word that it asks for is there."""
-    environment = talktime.service.portal._renderer._environment
+    environment = talktime.service.pages.portal._renderer._environment
     names = [name for name in environment.list_templates() if name.startswith("portal_")]
     assert len(names) >= 7
     for name in names:
