@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from app.core.access import Role
-from tests.browser.conftest import Stage, sign_in
+from tests.browser.conftest import NARROW, Stage, sign_in
 from tests.support.furnished import HOSTILE, PASSWORD, make_admin
 from tests.support.postgres import ask
 
@@ -72,6 +72,17 @@ def test_a_grant_shows_its_effect_first_and_is_given_once(admin: Page, stage: St
     told = "select actor, reason, request_id is not null, address from audit_log"
     rows = ask(url, f"{told} where after ->> 'user_id' = '{user}' and reason is not null")
     assert rows == [("bootstrap", WHY, True, "127.0.0.1")]
+
+
+def test_on_a_phone_the_effect_is_seen_beside_the_button(visitor: Callable[..., Page], user: str) -> None:
+    page = sign_in(visitor(viewport=NARROW))
+    page.goto(f"/admin/users/{user}/adjust")
+    page.get_by_label("Amount").fill("5")
+    page.get_by_label("Reason").fill(WHY * 10)
+    look(page)
+    expect(page.get_by_role("button", name="Adjust it")).to_be_focused()
+    expect(page.get_by_role("heading", name="This is what it comes to")).to_be_in_viewport()
+    expect(page.get_by_role("button", name="Adjust it")).to_be_in_viewport()
 
 
 def test_by_keyboard_alone(admin: Page, stage: Stage, user: str) -> None:
