@@ -806,24 +806,26 @@ async def test_one_failed_pull_after_a_long_pause_of_ours_is_no_want_of_evidence
 async def test_neither_are_two_with_an_outage_of_ours_between_them(
     databases: WorkerDatabases, providers: ProviderHost, first: int, second: int
 ) -> None:
-    async with world(databases.urls.service, providers.script(), reports=True) as talktime:
-        _, session = await live(talktime)
-        talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", 20))
-        await talktime.heartbeats_until(session, 30)
-        talktime.clock.advance(31)
-        await talktime.service.receiving.report()
-        talktime.provider.timeline_status = first
-        await talktime.reconcile()
-        talktime.clock.advance(90_000)
-        await talktime.service.receiving.report()
-        talktime.provider.timeline_status = second
-        for _ in range(3):
-            await talktime.reconcile()
-            assert (await talktime.session(session))["state"] == "over"
-            talktime.clock.advance(400)
+    # Of its own: what it reports stays in the database, and other tests would have been deaf since.
+    with databases.fresh() as urls:
+        async with world(urls.service, providers.script(), reports=True) as talktime:
+            _, session = await live(talktime)
+            talktime.provider.say(session["provider_session_id"], ("agent", 10), ("silence", 20))
+            await talktime.heartbeats_until(session, 30)
+            talktime.clock.advance(31)
             await talktime.service.receiving.report()
-        talktime.provider.timeline_status = 200
-        assert (await talktime.settle(session))["state"] == "settled"
+            talktime.provider.timeline_status = first
+            await talktime.reconcile()
+            talktime.clock.advance(90_000)
+            await talktime.service.receiving.report()
+            talktime.provider.timeline_status = second
+            for _ in range(3):
+                await talktime.reconcile()
+                assert (await talktime.session(session))["state"] == "over"
+                talktime.clock.advance(400)
+                await talktime.service.receiving.report()
+            talktime.provider.timeline_status = 200
+            assert (await talktime.settle(session))["state"] == "settled"
 
 
 @pytest.mark.parametrize(("status", "retry_after"), [(429, "3600"), (503, "3600"), (429, None)])

@@ -193,4 +193,5 @@ async def world(
             made.retire()
     finally:
         await service.stop()
-        tell(database_url, FORGET_REPORTS)  # or the next world would have been deaf since
+        if not reports:
+            tell(database_url, FORGET_REPORTS)
