@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Final
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, func, select, tuple_
 from sqlalchemy.sql.elements import SQLColumnExpression
@@ -28,10 +29,7 @@ class UserSort(StrEnum):
         return self.startswith("-")
 
 
-_BY: Final[dict[str, tuple[SQLColumnExpression[Any], type]]] = {
-    "user_id": (LOWER_USER_ID, str),
-    "available": (AVAILABLE, int),
-}
+_BY: Final[dict[str, SQLColumnExpression[Any]]] = {"user_id": LOWER_USER_ID, "available": AVAILABLE}
 _COLUMNS: Final[tuple[Any, ...]] = (
     accounts.c.account_id,
     accounts.c.user_id,
@@ -42,7 +40,6 @@ _COLUMNS: Final[tuple[Any, ...]] = (
     accounts.c.alert_level,
     accounts.c.created_at,
     AVAILABLE.label("available"),
-    LOWER_USER_ID.label("lower_user_id"),
 )
 
 
@@ -78,7 +75,7 @@ async def users_page(
     Amounts are those of the last posting: what has come due since is not in them, for a second or so.
     Raises a :class:`~app.errors.Problem`, 422.
     """
-    by, kind = _BY[sort.removeprefix("-")]
+    by = _BY[sort.removeprefix("-")]
     statement = select(*_COLUMNS)
     if begins is not None:
         statement = statement.where(_begins(begins))
@@ -86,20 +83,38 @@ async def users_page(
         statement = statement.where(least <= AVAILABLE)
     if most is not None:
         statement = statement.where(most >= AVAILABLE)
-    position = read_cursor(cursor, kind, str)
-    if position is not None:
-        place, last = tuple_(by, accounts.c.account_id), tuple_(position[0], cursor_uuid(position[1]))
-        statement = statement.where(place < last if sort.down else place > last)
+    last = await _place(transaction, cursor, by)
+    if last is not None:
+        place = tuple_(by, accounts.c.account_id)
+        statement = statement.where(place < tuple_(*last) if sort.down else place > tuple_(*last))
     order = (by.desc(), accounts.c.account_id.desc()) if sort.down else (by, accounts.c.account_id)
     rows: Sequence[Row[Any]] = (await transaction.execute(statement.order_by(*order).limit(limit + 1))).all()
     shown = rows[:limit]
     more = None
     if len(rows) > limit:
         last_row = shown[-1]
-        key = last_row.available if kind is int else last_row.lower_user_id
-        more = make_cursor(key, str(last_row.account_id))
+        more = make_cursor(*((last_row.available,) if by is AVAILABLE else ()), str(last_row.account_id))
     documents = [_document(row) for row in shown]
     return page(documents, more)
+
+
+async def _place(transaction: Transaction, cursor: str | None, by: SQLColumnExpression[Any]) -> tuple[Any, UUID] | None:
+    """Where the last page ended.
+
+    What a user can spend changes, so a cursor holds what it was. A user's id does not, and may be too long for one: it
+    is looked up.
+    """
+    if by is AVAILABLE:
+        position = read_cursor(cursor, int, str)
+        return None if position is None else (position[0], cursor_uuid(position[1]))
+    position = read_cursor(cursor, str)
+    if position is None:
+        return None
+    account_id = cursor_uuid(position[0])
+    last = (await transaction.execute(select(by).where(accounts.c.account_id == account_id))).scalar_one_or_none()
+    if last is None:
+        raise invalid("/cursor", "is not a cursor of this list")
+    return last, account_id
 
 
 def _begins(text: str) -> ColumnElement[bool]:

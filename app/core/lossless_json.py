@@ -6,7 +6,7 @@ exactly and shown again digit for digit.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from decimal import Decimal, InvalidOperation
 from json.encoder import encode_basestring_ascii
 from typing import Final
@@ -67,6 +67,21 @@ def dumps(value: object, *, strict: bool = False) -> str:
     ``NaN`` and its like stay as they are, or become strings if it is ``strict``: then all of it is JSON.
     """
     return "".join(_tokens(value, strict))
+
+
+def with_texts(value: object, change: Callable[[str], str]) -> object:
+    """The value with each text in it, names of members too, as ``change`` makes it; numbers stay as they are."""
+    match value:
+        case JsonNumber():
+            return value
+        case str():
+            return change(value)
+        case list() | tuple():
+            return [with_texts(item, change) for item in value]
+        case dict():
+            return {change(name): with_texts(item, change) for name, item in value.items()}
+        case _:
+            return value
 
 
 def plain_json(text: str) -> str:

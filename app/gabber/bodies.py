@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import httpx
 
-from app.core.lossless_json import JsonNumber
+from app.core.lossless_json import with_texts
 from app.core.units import Instant
 from app.gabber.outcomes import PullFailed, RawBody
 from app.gabber.pages import Page, read_page
@@ -99,7 +99,7 @@ class Recording:
         """
         page = read_page(self.without_secrets(body))
         if isinstance(page, Page) and _TOKEN.search(body):
-            return replace(page, values=[_without_tokens(value) for value in page.values])
+            return replace(page, values=[with_texts(value, _without_tokens) for value in page.values])
         return page
 
     def _scrubbed(self, content: bytes) -> tuple[bytes, bool]:
@@ -136,17 +136,8 @@ class Recording:
         return content, False
 
 
-def _without_tokens(value: object) -> object:
-    """A value of a timeline; numbers stay as they are, however long."""
-    if isinstance(value, JsonNumber):
-        return value
-    if isinstance(value, str):
-        return _TOKEN_TEXT.sub(REMOVED.decode(), value)
-    if isinstance(value, list):
-        return [_without_tokens(item) for item in value]
-    if isinstance(value, dict):
-        return {_TOKEN_TEXT.sub(REMOVED.decode(), name): _without_tokens(item) for name, item in value.items()}
-    return value
+def _without_tokens(text: str) -> str:
+    return _TOKEN_TEXT.sub(REMOVED.decode(), text)
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.types import Receive, Scope, Send
 
 from app.core.ids import AccountThing
-from app.core.lossless_json import InvalidJson, dumps, loads
+from app.core.lossless_json import InvalidJson, dumps, loads, with_texts
 from app.core.units import InvalidQuantity
 from app.db.database import DatabaseUnavailable
 from app.documents import printable
@@ -132,8 +132,7 @@ class HeartbeatEndpoint:
         received_at = self._clock.now()
         provider_id, extra = _read(body)
         if extra is not None:
-            for secret in (webhook, *self._secrets):  # a provider may echo what it was sent
-                extra = extra.replace(secret, REMOVED)
+            extra = _without(extra, (webhook, *self._secrets))
         tick = Tick(session, received_at, int.from_bytes(self._randomness.token(8)) >> 1, extra)
         known = self._bound.get(session)
         if known is None:
@@ -176,6 +175,19 @@ async def _body(receive: Receive) -> bytes:
         chunks.append(chunk)
         if not message.get("more_body", False):
             return b"".join(chunks)
+
+
+def _without(extra: str, secrets: Sequence[str]) -> str:
+    """Further fields without our secrets, of which a provider may echo what it was sent; all else digit for digit."""
+    if not any(secret in extra for secret in secrets):
+        return extra
+
+    def removed(text: str) -> str:
+        for secret in secrets:
+            text = text.replace(secret, REMOVED)
+        return text
+
+    return dumps(with_texts(loads(extra), removed))
 
 
 def _read(body: bytes) -> tuple[str, str | None]:

@@ -20,7 +20,7 @@ from app.core.ids import base32
 from app.core.units import Instant
 from app.db.database import Database, Transaction
 from app.documents import AnyDocument, validate
-from app.errors import CHANGED_MEANWHILE, INVALID_REQUEST, Problem
+from app.errors import CHANGED_MEANWHILE, INVALID_REQUEST, FieldError, Problem
 from app.http.answers import Answer
 from app.http.idempotency import IdempotencyKey, write_once
 from app.http.sealing import Sealing
@@ -31,6 +31,7 @@ _STEP: Final = "step"
 _KEY: Final = "key"
 _SHOWN: Final = "shown"
 _KEY_BYTES: Final = 16
+HTTP_REFUSED: Final = 400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,6 +224,8 @@ class Actions:
             changed = Problem(CHANGED_MEANWHILE, "it has changed since you looked: this is what it would come to now")
             return _confirmation(visit, action, subject, typed, otherwise.effect, self._new_key(), changed)
         answer: dict[str, Any] = json.loads(bytes(done.body))
+        if done.status_code >= HTTP_REFUSED:  # under this key before: whoever sends a form again is told the same
+            raise _given_again(answer)
         told, back = answer.pop("told"), answer.pop("back") or subject.back
         if answer:
             return visit.page("shown_once.html", action=action, subject=subject, told=told, secrets=answer, back=back)
@@ -257,6 +260,13 @@ class Actions:
 
     def _new_key(self) -> str:
         return base32(self._sealing.randomness.token(_KEY_BYTES))
+
+
+def _given_again(document: Mapping[str, Any]) -> Problem:
+    """A refusal as it was stored. Only those are whose request was not valid, or not covered."""
+    errors = [FieldError(error["pointer"], error["detail"]) for error in document.get("errors", ())]
+    code = INVALID_REQUEST if errors else CHANGED_MEANWHILE
+    return Problem(code, document["detail"], errors=errors)
 
 
 async def _effect(transaction: Transaction, action: Action[Any], deed: Deed[Any]) -> _Effect:

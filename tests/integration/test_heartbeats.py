@@ -24,8 +24,9 @@ from app.keys import KeyRing, Purpose
 from app.sessions.tokens import WebhookTokens
 from tests.support.postgres import WorkerDatabases, ask, tell
 from tests.support.problems import pointers, problem
+from tests.support.scripted_provider import ProviderHost
 from tests.support.unchanged import unchanged
-from tests.support.world import World
+from tests.support.world import World, world
 
 pytestmark = pytest.mark.anyio
 
@@ -363,6 +364,18 @@ async def test_no_secret_that_a_heartbeat_brings_back_is_kept(talktime: World) -
         assert key not in told
     kept_rest = '"extra":{"to":"https://x/webhooks/gabber/[removed]","headers":{"x-api-key":"[removed]","n":1}}'
     assert answer.text.count(kept_rest) == 2
+
+
+async def test_a_short_key_does_not_break_what_is_kept(databases: WorkerDatabases, providers: ProviderHost) -> None:
+    provider = providers.script()
+    provider.api_key = "7"
+    providers.scripts["7"] = provider
+    async with world(databases.urls.service, provider) as talktime:
+        session = await unconfirmed(talktime)
+        content = f'{{"session_id":"gab_{session["id"]}","a":"x7","n":17.70}}'
+        assert (await talktime.client.post(talktime.webhook(session), content=content)).status_code == 204
+        answer = await talktime.client.get(f"/v1/sessions/{session['id']}/heartbeats")
+    assert '"extra":{"a":"x[removed]","n":17.70}' in answer.text
 
 
 async def test_what_was_once_stored_and_is_no_json_is_shown_as_strings(talktime: World) -> None:

@@ -52,6 +52,21 @@ async def test_by_id_whatever_its_case_and_by_what_is_left(talktime: World, crow
     assert await listed(talktime, q=crowd["dan%"]) == ["dan%"]
 
 
+async def test_however_long_ids_are_a_page_leads_to_the_next(talktime: World) -> None:
+    base = talktime.user()
+    users = [base + "\U0001f600" * (127 - len(base)) + last for last in "abc"]
+    for user_id in users:
+        await talktime.grant(quote(user_id, safe=""), "1")
+    seen: list[str] = []
+    cursor: dict[str, str] = {}
+    for _ in users:
+        page = (await talktime.client.get("/v1/users", params={"q": base, "limit": 1, **cursor})).json()
+        seen += [user["user_id"] for user in page["data"]]
+        cursor = {"cursor": page["next_cursor"]}
+    assert seen == users
+    assert cursor == {"cursor": None}
+
+
 async def test_what_is_held_is_not_available(talktime: World, crowd: dict[str, str]) -> None:
     user_id = crowd["ann"]
     await talktime.client.patch(f"/v1/users/{user_id}", json={"credit_limit": "10", "suspended": False})
