@@ -19,7 +19,7 @@ from app.documents import Reason
 from app.http.bodies import checked_user_id
 from app.ledger.book import LedgerPorts
 from app.web.actions import Action, Deed, Outcome, Subject
-from app.web.forms import Field
+from app.web.forms import Field, flat
 from app.web.forms import Kind as Typed
 from app.web.rendering import grouped, span
 from app.web.site import ADMIN, Visit
@@ -229,13 +229,13 @@ class Limits(_OfUser):
 
     async def subject(self, transaction: Transaction, visit: Visit) -> Subject:
         user_id = checked_user_id(visit.part("user_id"))
-        values = _flat(await find_user(transaction, user_id))
+        values = flat(await find_user(transaction, user_id))
         given = {name: _typed(values[name]) for name in self.labels if values.get(name) not in {None, False}}
         return Subject(account_id=account_id_of(user_id), name=user_id, back=user_address(user_id), given=given)
 
     async def state(self, transaction: Transaction, subject: Subject, now: Instant) -> Sequence[tuple[str, str, bool]]:
         find = select(accounts).where(accounts.c.account_id == subject.account_id)
-        values = _flat(settings_document((await transaction.execute(find)).one()._asdict()))
+        values = flat(settings_document((await transaction.execute(find)).one()._asdict()))
         return [(label, _shown(name, values.get(name)), True) for name, label in self.labels.items()]
 
     async def do(self, transaction: Transaction, deed: Deed[UserChangesDocument]) -> Outcome:
@@ -279,17 +279,6 @@ class Alerts(Limits):
         "alerts.low_credits": "Low below so many credits",
         "alerts.low_talk_time_s": "Low below so much talk time",
     }
-
-
-def _flat(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with dots for what lies deeper, as fields are named."""
-    flat: dict[str, Any] = {}
-    for name, value in document.items():
-        if isinstance(value, dict):
-            flat |= {f"{name}.{inner}": deeper for inner, deeper in value.items()}
-        else:
-            flat[name] = value
-    return flat
 
 
 def _typed(value: Any) -> str:

@@ -159,3 +159,14 @@ def _is_at(pointer: str, field: str) -> bool:
 def defaults(fields: Sequence[Field], given: Mapping[str, str]) -> dict[str, list[str]]:
     """What stands in a form before anything was typed; ``given``: by the address or from what is there now."""
     return {field.name: [value] if (value := given.get(field.name, field.default)) else [] for field in fields}
+
+
+def flat(document: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """The document with dots for what lies deeper, as fields are named."""
+    found: dict[str, Any] = {}
+    for name, value in document.items():
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{above}{name}.")
+        else:
+            found[above + name] = value
+    return found

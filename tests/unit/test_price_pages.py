@@ -15,10 +15,8 @@ from app.pricing.cards import StoredCard
 from app.pricing.documents import RateCardDocument
 from app.pricing.examples import GUIDE, TALK, explain_conversation, hour_at_most
 from app.web.forms import Form, errors_by_field
+from app.web.price_terms import FIELDS, NAME, TERMS
 from app.web.rate_cards import (
-    FIELDS,
-    NAME,
-    TERMS,
     Cell,
     as_text,
     chosen_for,
