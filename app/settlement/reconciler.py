@@ -130,26 +130,39 @@ class Reconciler:
         in_hand = {due.session for due in self._working.values()}
         found = [due for due in await self._leases.due(MAX_BATCH) if due.session not in in_hand]
         may_pull = True
+        passed_over: list[Due] = []
         for due in sorted(found, key=lambda due: due.pulls):  # else those in need of no pull would wait for a permit
             if due.pulls and not may_pull:
                 continue
             if due.failed and not self._has_place(due):
+                passed_over.append(due)
+            elif await self._wait_for_place(due, self._patience()):
+                may_pull &= await self._begin(due, begun)
+        # Where theirs hang no longer, each that is done makes room for the next in this round: a crowd that failed
+        # while the provider was away is through as fast as its rate allows.
+        give_up = self._patience()
+        for due in passed_over:
+            if due.pulls and not may_pull:
                 continue
-            if not await self._wait_for_place(due):
-                continue
-            permit: Permit | None = None
-            if due.pulls:
-                reserved = await self._permits.reserve(Purpose.PULL)
-                if isinstance(reserved, NotNow):
-                    may_pull = False
-                    continue
-                permit = reserved
-            task = asyncio.create_task(self._guarded(due.session, permit), name=f"reconcile {due.session.id}")
-            self._working[task] = due
-            task.add_done_callback(self._working.pop)
-            begun.append(task)
+            if self._clock.now() >= give_up or not await self._wait_for_place(due, give_up):
+                break
+            may_pull &= await self._begin(due, begun)
         if not may_pull:
             await self._count_those_asked_in_vain(in_hand)
+
+    async def _begin(self, due: Due, begun: list[asyncio.Task[Outcome | NotNow]]) -> bool:
+        """Begin to work on a session that has its place; false: it needs a pull, and there is no permit for one."""
+        permit: Permit | None = None
+        if due.pulls:
+            reserved = await self._permits.reserve(Purpose.PULL)
+            if isinstance(reserved, NotNow):
+                return False
+            permit = reserved
+        task = asyncio.create_task(self._guarded(due.session, permit), name=f"reconcile {due.session.id}")
+        self._working[task] = due
+        task.add_done_callback(self._working.pop)
+        begun.append(task)
+        return True
 
     async def _count_those_asked_in_vain(self, in_hand: Container[AccountThing]) -> None:
         """Nobody's timeline is asked for, as the provider takes no request; they are missing all the same.
@@ -189,8 +202,11 @@ class Reconciler:
             return False
         return len(taken) < MAX_AT_ONCE
 
-    async def _wait_for_place(self, due: Due) -> bool:
-        give_up = self._clock.now() + PLACE_PATIENCE
+    def _patience(self) -> Instant:
+        """Until when a round waits for a place from now on."""
+        return Instant(self._clock.now() + PLACE_PATIENCE)
+
+    async def _wait_for_place(self, due: Due, give_up: Instant) -> bool:
         while not self._has_place(due):
             left = Micros(give_up - self._clock.now())
             done, _ = await asyncio.wait(
