@@ -86,21 +86,31 @@ class Recording:
             )
         )
 
-    def without_secrets(self, content: bytes) -> bytes:
-        """The content to make something of: our key and webhooks taken out; nothing of it if it hides one."""
-        found, _, hidden = self._without_known(content)
-        return REMOVED if hidden else found
-
     def read(self, body: bytes) -> Page | PullFailed | int:
         """The page in a 2xx answer's body, as :func:`~app.gabber.pages.read_page` reads it, without secrets.
 
-        What a webhook's token looks like is taken out of its values too, which are kept with the evidence; not out of
-        the rest, in which the provider's own tokens lead to the next page.
+        They are taken out of its texts once these are decoded, so that one behind escapes costs no more than the text
+        that hides it. What a webhook's token looks like is taken out of its values too, which are kept with the
+        evidence; not out of ``next_page``, where the provider's own tokens stand.
         """
-        page = read_page(self.without_secrets(body))
-        if isinstance(page, Page) and _TOKEN.search(body):
-            return replace(page, values=[with_texts(value, _without_tokens) for value in page.values])
+        page = read_page(body)
+        if not isinstance(page, Page):
+            return page
+        _, known, hidden = self._without_known(body)
+        if known or hidden or _TOKEN.search(body):
+            values = [with_texts(value, self._without_secrets_and_tokens) for value in page.values]
+            return replace(page, values=values, next_page=with_texts(page.next_page, self._without_secrets))
         return page
+
+    def _without_secrets(self, text: str) -> str:
+        """A decoded text without our key and webhooks; nothing of it if escapes hide one."""
+        content, known, hidden = self._without_known(text.encode("utf-8", "surrogatepass"))
+        if hidden:
+            return REMOVED.decode()
+        return content.decode("utf-8", "surrogatepass") if known else text
+
+    def _without_secrets_and_tokens(self, text: str) -> str:
+        return _TOKEN_TEXT.sub(REMOVED.decode(), self._without_secrets(text))
 
     def _scrubbed(self, content: bytes) -> tuple[bytes, bool]:
         """The content to keep, without whatever looks like a token as well, and whether anything was taken out."""
@@ -134,10 +144,6 @@ class Recording:
             if content.endswith(key[:length]):
                 return content[:-length] + REMOVED, True
         return content, False
-
-
-def _without_tokens(text: str) -> str:
-    return _TOKEN_TEXT.sub(REMOVED.decode(), text)
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:
