@@ -687,7 +687,8 @@ class Auditor:
 
     def _audit_ratings(self, entries: Sequence[Mapping[str, Any]], asked: Sequence[Acknowledged]) -> None:
         """Ratings that were asked for are there; all of them together lead from the first charges to the last ones."""
-        posted = {_public(Kind.ENTRY, entry) for entry in entries if entry["kind"] == "rerate"}
+        # What is given back pays off what is owed first: that is an entry beside the rating's own.
+        posted = {_public(Kind.ENTRY, entry) for entry in entries if entry["kind"] in {"rerate", "repayment"}}
         for one in asked:
             lost = {entry["id"] for entry in one.answer["entries"]} - posted
             if lost:
