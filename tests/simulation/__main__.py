@@ -51,6 +51,7 @@ def main() -> int:
     if arguments.seed is not None:
         return _replay(arguments.seed, arguments.only, shrinks=arguments.shrink)
     if arguments.part is not None:
+        _keep_to_a_core(arguments.part)
         seeds = range(arguments.first + arguments.part, arguments.first + arguments.seeds, arguments.jobs)
         sys.stdout.buffer.write(msgspec.json.encode(_share(seeds)))
         return 0
@@ -79,6 +80,13 @@ def _arguments() -> argparse.Namespace:
     if unknown:
         parser.error(f"seed {arguments.seed} has no event {min(unknown)}")
     return arguments
+
+
+def _keep_to_a_core(number: int) -> None:
+    """Of a share and its PostgreSQL one waits for the other: on one core neither has to be woken up on another."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
 
 
 def _numbers(text: str) -> frozenset[int]:
