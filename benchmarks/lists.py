@@ -432,6 +432,9 @@ counterpart and {more:.0f} ms more.
 |---|---|---|---|---|
 {rows}
 
+A list of users up to an amount in the order of their ids has an index for either, not for both: it is sifted as it is
+read, which takes some milliseconds more.
+
 What the overview shows it has read already, at most every 5 seconds and for at most a twentieth of the time. To read it
 anew is the one thing that grows: it adds up what is left of each grant that is not spent.
 """
