@@ -33,11 +33,17 @@ def test_nobody_is_shut_out(visitor: Callable[..., Page], stage: Stage, path: st
     assert violations(page) == []
 
 
+CUT_ROWS = """() => [...document.querySelectorAll("table.rows")].map((table) => table.parentElement)
+    .filter((box) => box.scrollWidth > box.clientWidth + 1).map((box) => box.textContent.trim().slice(0, 60))"""
+
+
 @pytest.mark.parametrize("path", ADDRESSES)
 def test_it_fits_a_phone(visitor: Callable[..., Page], stage: Stage, path: str) -> None:
     page = sign_in(visitor(viewport=NARROW))
     page.goto(EXAMPLES[path](stage.found))
     assert page.evaluate(STICKS_OUT) == [], "it has to be moved sideways"
+    assert page.evaluate(CUT_ROWS) == [], "rows of a list go on out of sight"
+    assert violations(page) == []
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES))
