@@ -1,13 +1,13 @@
 """Indexes for lists by what is rare among very many: changes by who, what and of what, events and entries by their
 kind, sessions by when they started; and users in debt, of whom the overview adds up what they owe.
 
-Revision ID: 0013
+Revision ID: 0012
 Revises: 0011
 """
 
 from alembic import op
 
-revision = "0013"
+revision = "0012"
 down_revision = "0011"
 branch_labels = None
 depends_on = None
