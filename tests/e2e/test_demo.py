@@ -69,12 +69,18 @@ def demonstrated(data_dir: Path) -> Iterator[str]:
 
 
 class Api:
-    """Calls with the admin key that was printed."""
+    """Calls with the admin key that was printed; closed by the end of its block."""
 
     def __init__(self, told: str) -> None:
         headers = {"Authorization": f"Bearer {printed(told, 'Admin key')}"}
         self.url = printed(told, "Talktime")
         self._client = httpx.Client(base_url=self.url, headers=headers, trust_env=False, verify=False, timeout=30)
+
+    def __enter__(self) -> "Api":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
 
     def get(self, path: str, **query: Any) -> Any:
         response = self._client.get(path, params=query)
@@ -108,12 +114,12 @@ def test_weeks_of_history_lead_to_a_present_that_goes_on(data_dir: Path) -> None
         assert "Every charge and every balance came out as scripted" in told
         assert "Verified: everything that is stored adds up, and the chain of the ledger holds." in told
         assert tuple(re.findall(r"^Week \d, to [\d-]{10}: +(.+)$", told, re.MULTILINE)) == WEEKS
-        api = Api(told)
-        check_sessions(api)
-        check_ledger(api)
-        check_prices(api)
-        check_links(told)
-        check_that_it_lives(api)
+        with Api(told) as api:
+            check_sessions(api)
+            check_ledger(api)
+            check_prices(api)
+            check_links(told)
+            check_that_it_lives(api)
     check_commands(told, data_dir)
 
 
