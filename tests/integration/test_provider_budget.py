@@ -439,6 +439,20 @@ async def test_after_an_outage_of_the_provider_a_round_works_on_all_that_failed(
         assert [(await talktime.session(session))["accrued"] for session in sessions].count("0") == 0
 
 
+async def test_a_round_does_not_wait_for_each_of_a_crowd_that_hangs(
+    databases: WorkerDatabases, providers: ProviderHost
+) -> None:
+    async with world(databases.urls.service, providers.script()) as talktime:
+        slow = [await live(talktime) for _ in range(3 * MAX_AT_ONCE)]
+        talktime.provider.hanging |= {session["provider_session_id"] for session in slow}
+        talktime.clock.advance(70)
+        begun = await talktime.service.reconciler.fill()
+        assert len(begun) == MAX_AT_ONCE
+        assert not any(task.done() for task in begun), "the round was over before the first of them was given up"
+        talktime.provider.hanging.clear()
+        await talktime.service.reconciler.finish()
+
+
 async def test_a_place_that_becomes_free_is_taken_at_once(databases: WorkerDatabases, providers: ProviderHost) -> None:
     async with world(databases.urls.service, providers.script()) as talktime:
         slow = [await live(talktime) for _ in range(MAX_AT_ONCE)]
