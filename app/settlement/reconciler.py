@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Container, Sequence
+from enum import Enum, auto
 from typing import Final
 from uuid import UUID
 
@@ -38,8 +39,10 @@ MAX_PLAIN_AT_ONCE: Final = 4
 
 PLAIN_PATIENCE: Final = Micros(US_PER_S // 5)
 PULL_PATIENCE: Final = Micros(7 * US_PER_S // 10)
-"""So long a round begins sessions of a kind. Both are over when the next round is due, a second after this one, and
-looks anew: who needs no pull never waits for a crowd of those who do."""
+"""So long a round begins sessions of a kind before it looks anew: who needs no pull never waits for a crowd that does."""
+
+MAX_LOOKS: Final = 10
+"""So often at most a round looks: a stop waits for it."""
 
 DECISION_PATIENCE: Final = Micros(10 * US_PER_S)
 """So long somebody who decides a review waits for its timeline."""
@@ -49,6 +52,13 @@ REFUSED_FOR: Final = Micros(600 * US_PER_S)
 
 MAX_BATCH: Final = 200
 log = structlog.get_logger(__name__)
+
+
+class _Stop(Enum):
+    """Why not all were begun that are due."""
+
+    PATIENCE = auto()
+    NO_PERMIT = auto()
 
 
 class Reconciler:
@@ -129,36 +139,39 @@ class Reconciler:
         return begun
 
     async def _fill(self, begun: list[asyncio.Task[Outcome | NotNow]]) -> None:
-        in_hand = {due.session for due in self._working.values()}
-        found = [due for due in await self._leases.due(MAX_BATCH) if due.session not in in_hand]
-        await self._begin_those([due for due in found if not due.pulls], PLAIN_PATIENCE, begun)
-        if not await self._begin_those([due for due in found if due.pulls], PULL_PATIENCE, begun):
-            await self._count_those_asked_in_vain(in_hand)
+        for _ in range(MAX_LOOKS):
+            before = len(begun)
+            in_hand = {due.session for due in self._working.values()}
+            found = [due for due in await self._leases.due(MAX_BATCH) if due.session not in in_hand]
+            plain = await self._begin_those([due for due in found if not due.pulls], PLAIN_PATIENCE, begun)
+            pulls = await self._begin_those([due for due in found if due.pulls], PULL_PATIENCE, begun)
+            if pulls is _Stop.NO_PERMIT:
+                await self._count_those_asked_in_vain(in_hand)
+                return
+            if _Stop.PATIENCE not in (plain, pulls) or len(begun) == before:
+                return
 
     async def _begin_those(
         self, found: Sequence[Due], patience: Micros, begun: list[asyncio.Task[Outcome | NotNow]]
-    ) -> bool:
-        """Begin to work on these, as places are or fall free, until the ``patience`` ends; false: there is no permit.
-
-        Whoever is left over is found by the next round, with those that have become due meanwhile.
-        """
+    ) -> _Stop | None:
+        """Begin to work on these, as places are or fall free, until the ``patience`` ends; null: on all there were."""
         give_up = Instant(self._clock.now() + patience)
         passed_over: list[Due] = []
         for due in found:
             if due.failed and self._failed_in_hand(due) >= MAX_FAILED_AT_ONCE:
                 passed_over.append(due)
             elif not await self._wait_for_place(due, give_up):
-                break
+                return _Stop.PATIENCE
             elif not await self._begin(due, begun):
-                return False
+                return _Stop.NO_PERMIT
         # Where theirs hang no longer, each that is done makes room for the next in this round: a crowd that failed
         # while the provider was away is through as fast as its rate allows.
         for due in passed_over:
             if not await self._wait_for_place(due, give_up):
-                break
+                return _Stop.PATIENCE
             if not await self._begin(due, begun):
-                return False
-        return True
+                return _Stop.NO_PERMIT
+        return None
 
     async def _begin(self, due: Due, begun: list[asyncio.Task[Outcome | NotNow]]) -> bool:
         """Begin to work on a session that has its place; false: it needs a pull, and there is no permit for one."""
