@@ -39,7 +39,7 @@ MAX_PLAIN_AT_ONCE: Final = 4
 
 PLAIN_PATIENCE: Final = Micros(US_PER_S // 5)
 PULL_PATIENCE: Final = Micros(7 * US_PER_S // 10)
-"""So long a round begins sessions of a kind before it looks anew: who needs no pull never waits for a crowd that does."""
+"""So long a round begins sessions of a kind before it looks anew: who needs no pull waits for no crowd that does."""
 
 MAX_LOOKS: Final = 10
 """So often at most a round looks: a stop waits for it."""
