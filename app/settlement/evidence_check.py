@@ -11,6 +11,7 @@ from typing import Any, Final
 from app.core.alignment import Pull, latest
 from app.core.charge import ENGINE_VERSION, Evidence
 from app.core.engines import UnknownEngine, engine_of
+from app.core.ids import Kind, account_id_of, parse_public_id
 from app.core.lossless_json import InvalidJson, loads
 from app.core.timeline import normalise
 from app.core.units import parse_credits
@@ -50,11 +51,12 @@ def check_evidence(packed: bytes, keys: LedgerKeys | None) -> list[Checked]:
 
 
 def _checks(files: dict[str, bytes], keys: LedgerKeys | None) -> Iterator[Checked]:
-    yield Checked("the files are as they were made", _sums_fault(files))
+    yield Checked("the files fit their sums", _sums_fault(files))
     charge: dict[str, Any] = _json(files, "charge.json")
     entries: list[dict[str, Any]] = _json(files, "entries.json")
     yield _rated(files, charge)
     yield _posted(files, charge, entries)
+    yield _of_this_session(_json(files, "session.json"), entries)
     yield from (_signed(entry, keys) for entry in entries)
 
 
@@ -117,6 +119,21 @@ def _posted(files: dict[str, bytes], charge: dict[str, Any], entries: list[dict[
     signed: list[dict[str, Any]] = [_plain(loads(entry["signed"])) for entry in entries]
     fits = any(text["charge"] == digest for text in signed)
     return Checked(what, None if fits else "no entry names the digest of these inputs")
+
+
+def _of_this_session(session: dict[str, Any], entries: list[dict[str, Any]]) -> Checked:
+    """Sums can be made anew by whoever changes a file: what an entry's MAC covers cannot."""
+    what = "the entries are of this user and session"
+    if not entries:
+        return Checked(what, left_out="nothing was posted for it")
+    thing = parse_public_id(Kind.SESSION, session["id"])
+    account_id = account_id_of(session["user_id"])
+    signed: list[dict[str, Any]] = [_plain(loads(entry["signed"])) for entry in entries]
+    if any(text["account"] != account_id.hex for text in signed):
+        return Checked(what, f"none of user {session['user_id']!r} is among them, or another's is")
+    if thing is None or any(text["session"] != thing.id.hex for text in signed):
+        return Checked(what, "one was signed for another session")
+    return Checked(what)
 
 
 def _signed(entry: dict[str, Any], keys: LedgerKeys | None) -> Checked:

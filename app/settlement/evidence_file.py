@@ -51,7 +51,7 @@ SHA256SUMS     of all of these files
 
 How to verify it, without a network and without our database:
 
-1. The files are as they were made:
+1. No file was damaged. Whoever changes one can make its sum anew, so this proves nothing more:
        sha256sum -c SHA256SUMS
 2. The charge comes out of these inputs: `amount` and `lines` are those of charge.json.
        talktime rate rate.json
@@ -62,7 +62,9 @@ How to verify it, without a network and without our database:
 
        talktime check-evidence FILE
 
-does all of it; the MACs if TALKTIME_LEDGER_KEYS is set.
+does all of it, the MACs if TALKTIME_LEDGER_KEYS is set, and sees that the entries are of the user and the session in
+session.json. The MACs cover entries and, by `charge`, inputs.json. picture.svg, pulls.json, bodies/ and the rest of
+session.json are told beside them and are not signed: where they and the inputs differ, the inputs count.
 """
 _ACCEPTED: Final = """\
    Not so here: a person has accepted that the evidence contradicts itself. `why` in session.json says what he decided.

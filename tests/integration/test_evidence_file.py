@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -58,7 +59,7 @@ def changed(packed: bytes, name: str, change: Callable[[bytes], bytes], *, sums:
 async def test_it_holds_as_it_was_made(talktime: World) -> None:
     packed = await evidence(talktime, await settled(talktime))
     found = check_evidence(packed, KEYS)
-    assert [(one.fault, one.left_out) for one in found] == [(None, None)] * 4
+    assert [(one.fault, one.left_out) for one in found] == [(None, None)] * 5
     assert [one.left_out for one in check_evidence(packed, None)][-1] == "TALKTIME_LEDGER_KEYS is not set"
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         names = archive.namelist()
@@ -74,6 +75,12 @@ async def test_it_holds_as_it_was_made(talktime: World) -> None:
         ("inputs.json", lambda c: c.replace(b'"time_limit":300', b'"time_limit":301'), "not the same inputs"),
         ("charge.json", lambda content: content.replace(b'"amount":"', b'"amount":"1', 1), "comes out as"),
         ("entries.json", lambda content: content.replace(b'"amount":"-', b'"amount":"-1', 1), "is not what was signed"),
+        ("session.json", lambda c: c.replace(b'"user_id":"user-', b'"user_id":"mallory-'), "of user 'mallory-"),
+        (
+            "session.json",
+            lambda c: re.sub(rb'"id":"ses_.{52}', b'"id":"ses_' + b"0" * 52, c, count=1),
+            "another session",
+        ),
     ],
 )
 async def test_what_is_changed_shows_even_with_new_sums(
@@ -100,11 +107,11 @@ async def test_a_live_session_has_its_evidence_too(talktime: World) -> None:
     await talktime.grant(user, "1000")
     session = await talktime.start(user, time_limit_s=300)
     packed = await evidence(talktime, session)
-    assert [one.fault for one in check_evidence(packed, KEYS)] == [None] * 3
+    assert [one.fault for one in check_evidence(packed, KEYS)] == [None] * 4
     talktime.provider.say(session["provider_session_id"], ("user", 9))
     await talktime.heartbeats_until(session, 60)
     await talktime.reconcile()
-    assert [one.fault for one in check_evidence(await evidence(talktime, session), KEYS)] == [None] * 3
+    assert [one.fault for one in check_evidence(await evidence(talktime, session), KEYS)] == [None] * 4
 
 
 @pytest.mark.parametrize("junk", [b"", b"PK\x03\x04", b"not a zip at all" * 10])
@@ -119,8 +126,8 @@ async def test_the_command(talktime: World, tmp_path: Path, monkeypatch: pytest.
     file.write_bytes(packed)
     monkeypatch.setenv("TALKTIME_LEDGER_KEYS", "test-ledger-key-0123456789")
     good = CliRunner().invoke(cli, ["check-evidence", str(file)], env={"COLUMNS": "200"})
-    assert (good.exit_code, good.stdout.count("holds: ")) == (0, 4)
+    assert (good.exit_code, good.stdout.count("holds: ")) == (0, 5)
     file.write_bytes(changed(packed, "charge.json", lambda content: content + b" "))
     bad = CliRunner().invoke(cli, ["check-evidence", str(file)], env={"COLUMNS": "200"})
     assert bad.exit_code == 1
-    assert "NOT so: the files are as they were made: changed: charge.json" in bad.stdout
+    assert "NOT so: the files fit their sums: changed: charge.json" in bad.stdout
