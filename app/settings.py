@@ -28,7 +28,7 @@ _NOT_SETTINGS: Final = {
 }
 """Variables with our prefix that are for the tests and for docker-compose.yml."""
 
-WITHOUT_EFFECT: Final = frozenset({"TALKTIME_EVENTS_ALLOW_PRIVATE_TARGETS"})
+WITHOUT_EFFECT: Final[frozenset[str]] = frozenset()
 """Settings whose names are taken but which nothing in this version reads; ``serve`` says so if one is set."""
 
 MIN_SECRET_LENGTH: Final = 16
@@ -209,6 +209,11 @@ class Settings(BaseSettings):
     rerate_window_s: Seconds = _s(259200)
     tick_retention_days: Annotated[int, Field(ge=MIN_RETENTION_DAYS, le=36_500)] = 90
     provider_timeout_s: PositiveSeconds = _s(10)
+    events_allow_private_targets: bool = False
+    """Whether events may go to private and loopback addresses, and without TLS: for development only."""
+
+    events_timeout_s: PositiveSeconds = _s(10)
+    delivery_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 30
     provider_max_rps: Annotated[int, Field(ge=1, le=MAX_RATE)] = 50
 
     cors_origins: Origins = ()
