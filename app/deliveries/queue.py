@@ -57,8 +57,12 @@ from app.ports.ids import Ids
 BATCH: Final = 4 * PLACES
 """Deliveries to one endpoint that are leased at once."""
 
-LEASE_MARGIN: Final = Micros(20 * US_PER_S)
-"""A lease outlives the slowest batch by this."""
+LEASE_ROUNDS: Final = 2
+"""A lease lasts for so many deliveries, one after the other, to an endpoint that takes all the time it has. What is not
+sent by then is given back."""
+
+LEASE_MARGIN: Final = Micros(5 * US_PER_S)
+"""And for this, in which what came of them is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ class DeliveryQueue:
         self._database = database
         self._clock = clock
         self._ids = ids
-        self._lease = Micros(-(-BATCH // PLACES) * limit + LEASE_MARGIN)
+        self._lease = Micros(LEASE_ROUNDS * limit + LEASE_MARGIN)
 
     async def endpoints_due(self) -> Sequence[UUID]:
         """Active endpoints for which something is due that nobody has leased."""

@@ -17,7 +17,7 @@ from uuid import UUID
 import structlog
 
 from app import __version__
-from app.core.delivery import DeadLetter, jitter_bound, judge_attempt, read_retry_after
+from app.core.delivery import DeadLetter, EndpointGone, jitter_bound, judge_attempt, read_retry_after
 from app.core.targets import Refused, read_target
 from app.core.units import US_PER_S, Instant, Micros
 from app.db.database import Database, DatabaseUnavailable
@@ -136,13 +136,17 @@ class Deliverer:
     async def _deliver(self, batch: Batch) -> None:
         secrets = secrets_of(self._ports, batch.endpoint, self._clock.now())
         places = asyncio.Semaphore(PLACES)
+        gone = asyncio.Event()
 
         async def one(leased: Leased) -> Attempt | None:
             async with places:
                 # Nothing leaves so late that another one's turn could begin before its answer is here.
-                if self._stopping or self._clock.now() + self._limit > batch.until:
+                if self._stopping or gone.is_set() or self._clock.now() + self._limit > batch.until:
                     return None
-                return await self._attempt(batch.endpoint, secrets, leased)
+                attempt = await self._attempt(batch.endpoint, secrets, leased)
+                if isinstance(attempt.verdict, EndpointGone):
+                    gone.set()
+                return attempt
 
         tasks = [asyncio.create_task(one(leased)) for leased in batch.leased]
         for task in tasks:

@@ -31,7 +31,7 @@ NO_ENDPOINTS = "update endpoints set state = 'deleted', secrets = ''"
 
 @pytest.fixture(scope="module")
 async def world_of_the_module(databases: WorkerDatabases, providers: ProviderHost) -> AsyncIterator[World]:
-    settings: dict[str, Any] = {"events_allow_private_targets": True, "events_timeout_s": 0.5}
+    settings: dict[str, Any] = {"events_allow_private_targets": True, "events_timeout_s": 1}
     async with world(databases.urls.service, providers.script(), **settings) as found:
         yield found
         tell(databases.urls.service, NO_ENDPOINTS)
@@ -331,15 +331,14 @@ async def test_one_that_hangs_delays_no_other(told: World, receiver: Hooks) -> N
     await endpoint(told, receiver.url("/hangs"))
     await endpoint(told, receiver.url("/well"))
     receiver.behave = lambda one: HANG if one.path == "/hangs" else Reply()
-    users = [told.user() for _ in range(30)]
+    users = [told.user() for _ in range(12)]
     for user in users:
         await told.grant(user, "1")
-    began = asyncio.get_running_loop().time()
     await deliver(told)
     assert {one.event["user_id"] for one in receiver.at("/well")} == set(users)
-    # Four places, half a second each: the one that hangs takes four seconds for the same.
-    assert max(one.at for one in receiver.at("/well")) - began < 2
-    assert asyncio.get_running_loop().time() - began > 3
+    # Four places, a second each: the one that hangs takes three seconds for the same.
+    last = max(one.at for one in receiver.at("/well"))
+    assert sum(one.at > last for one in receiver.at("/hangs")) >= 4
 
 
 # Workers
@@ -556,7 +555,7 @@ async def test_a_secret_lies_sealed_and_is_told_once(told: World, receiver: Hook
         told.service.database.conninfo,
         "select encode(secrets, 'hex') from endpoints where state = 'active' union all "
         "select encode(body, 'hex') from idempotency where body is not null union all "
-        "select encode(after::text::bytea, 'hex') from audit_log where after is not null",
+        "select encode(convert_to(after::text, 'UTF8'), 'hex') from audit_log where after is not null",
     )
     assert kept
     assert not [row for (row,) in kept if raw in row or made["secret"].encode().hex() in row]
