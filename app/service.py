@@ -304,6 +304,7 @@ class Service:
             receiving=self.receiving,
             reconciler=self.reconciler,
             endings=self._endings,
+            endpoints=self._endpoints,
             faults=self.faults,
             can_end=self._gabber.capabilities.can_end,
         )
