@@ -98,6 +98,12 @@ DUE: Final = """
 select (select min(greatest(due_at, coalesce(lease_until, due_at))) from sessions) as session,
   (select min(next_due_at) from accounts) as account
 """
+DELIVERIES: Final = """
+select exists (select from accounts where event_seq > dispatched_seq)
+       or exists (select from outboxes where event_seq > dispatched_seq) as fresh,
+  (select min(greatest(due_at, coalesce(lease_until, due_at)))
+   from deliveries d join endpoints e on e.id = d.endpoint_id where d.state = 'waiting' and e.state = 'active') as at
+"""
 NEVER: Final = 1 << 62
 MAX_SESSION_S: Final = 600
 DUE_WITHIN: Final = 200_000_000
@@ -262,6 +268,22 @@ class Auditor:
             session, account = (NEVER if at is None else _us(at) for at in (row["session"], row["account"]))
             self._due = session, account
         return self._due
+
+    def next_delivery(self) -> int:
+        """When something is dispatched or delivered next, what is leased included; :data:`NEVER` if nothing is."""
+        row = self._rows(DELIVERIES)[0]
+        if row["fresh"]:
+            return 0
+        return NEVER if row["at"] is None else _us(row["at"])
+
+    def events(self) -> dict[str, int]:
+        """When each event was written, by its id."""
+        return {_public(Kind.EVENT, row): _us(row["created_at"]) for row in self._rows("select * from events")}
+
+    def endpoints(self) -> dict[str, str]:
+        """The state of each endpoint, by its path."""
+        found = self._rows("select url, state from endpoints")
+        return {"/" + row["url"].rpartition("/")[2]: row["state"] for row in found}
 
     def _ids(self, statement: str) -> list[dict[str, Any]]:
         return self._rows(statement)
@@ -650,7 +672,9 @@ class Auditor:
         self._sums_agree(entries, "adjustment", sum(_micros(one.asked["amount"]) for one in done["adjust"]))
         given_up = {row["id"]: _public(Kind.SESSION, row) for row in sessions if row["written_off"] and row["charged"]}
         for session in given_up:
-            of_it = [entry for entry in entries if entry["session_id"] == session and entry["kind"] != "expiry"]
+            # What goes back to a grant that has ended since is expired or voided at once: that is no charge.
+            taken_back = {"expiry", "void"}
+            of_it = [one for one in entries if one["session_id"] == session and one["kind"] not in taken_back]
             net = sum(entry["amount"] for entry in of_it)
             if net:
                 self.fail("what was written off is still charged", f"{session}: {net}")
@@ -687,7 +711,8 @@ class Auditor:
 
     def _audit_ratings(self, entries: Sequence[Mapping[str, Any]], asked: Sequence[Acknowledged]) -> None:
         """Ratings that were asked for are there; all of them together lead from the first charges to the last ones."""
-        posted = {_public(Kind.ENTRY, entry) for entry in entries if entry["kind"] == "rerate"}
+        # What is given back pays off what is owed first: that is an entry beside the rating's own.
+        posted = {_public(Kind.ENTRY, entry) for entry in entries if entry["kind"] in {"rerate", "repayment"}}
         for one in asked:
             lost = {entry["id"] for entry in one.answer["entries"]} - posted
             if lost:
