@@ -152,6 +152,22 @@ async def test_no_name_leads_inside(name: str, canary: Canary) -> None:
     assert canary.reached == []
 
 
+async def test_all_addresses_of_a_name_must_be_allowed(canary: Canary, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that leads outside and inside is called at neither: whoever tries them in turn would come inside."""
+    tried: list[str] = []
+
+    async def nowhere(self: object, host: str, **_: object) -> httpcore.AsyncNetworkStream:
+        tried.append(host)
+        raise httpcore.ConnectError("nobody is there")
+
+    monkeypatch.setattr(httpcore.AnyIOBackend, "connect_tcp", nowhere)
+    for addresses in (["1.1.1.1", "127.0.0.1"], ["127.0.0.1", "1.1.1.1"], ["1.1.1.1", "8.8.8.8", "10.0.0.1"]):
+        network = GuardedNetwork(leads_to(addresses), private_ok=False)
+        with pytest.raises(TargetRefused):
+            await network.connect_tcp("both.example", canary.port, timeout=1)
+    assert tried == []
+
+
 async def test_a_name_that_leads_elsewhere_a_moment_later_changes_nothing(
     canary: Canary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
