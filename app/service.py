@@ -254,6 +254,7 @@ class Service:
                 private_ok=settings.events_allow_private_targets,
             ),
             limit=settings.events_timeout_s,
+            clock_agrees=self.clock_watch.agrees,
         )
         self._deliveries_kept = Micros(settings.delivery_retention_days * US_PER_DAY)
         self._alarms = Alarms()

@@ -28,9 +28,6 @@ _NOT_SETTINGS: Final = {
 }
 """Variables with our prefix that are for the tests and for docker-compose.yml."""
 
-WITHOUT_EFFECT: Final[frozenset[str]] = frozenset()
-"""Settings whose names are taken but which nothing in this version reads; ``serve`` says so if one is set."""
-
 MIN_SECRET_LENGTH: Final = 16
 
 OWN_ISSUER: Final = "talktime"
@@ -278,13 +275,8 @@ def _check_issuer(settings: Settings) -> None:
 
 
 def _unknown_variables() -> set[str]:
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | _NOT_SETTINGS | WITHOUT_EFFECT
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | _NOT_SETTINGS
     return {name for name in _given_variables() if name.upper() not in known}
-
-
-def settings_without_effect() -> list[str]:
-    """Variables that are set and that this version does not read."""
-    return sorted(name for name in _given_variables() if name.upper() in WITHOUT_EFFECT)
 
 
 def _given_variables() -> set[str]:

@@ -9,7 +9,7 @@ then it is sent again, under the same id.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 from uuid import UUID
@@ -58,8 +58,13 @@ class Deliverer:
         ports: EndpointPorts,
         sender: Sender,
         limit: Micros,
+        clock_agrees: Callable[[], bool],
     ) -> None:
-        """``limit``: how long one delivery takes at most, which the ``sender`` sees to."""
+        """``limit``: how long one delivery takes at most, which the ``sender`` sees to.
+
+        ``clock_agrees``: whether our clock can be gone by; while it cannot, nothing more is begun.
+        """
+        self._clock_agrees = clock_agrees
         self._clock = clock
         self._ports = ports
         self._sender = sender
@@ -120,7 +125,7 @@ class Deliverer:
     async def _guarded(self, endpoint_id: UUID) -> None:
         """One endpoint's trouble stops no other's: its leases run out, and it is tried again."""
         try:
-            while not self._stopping:
+            while not self._stopping and self._clock_agrees():
                 async with self._in_database:
                     batch = await self._queue.take(endpoint_id)
                 if batch is None:

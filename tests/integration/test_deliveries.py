@@ -397,6 +397,21 @@ async def test_what_a_clock_of_before_has_put_off_is_sent(told: World, receiver:
     assert (await deliveries(told, made))[0]["state"] == "delivered"
 
 
+async def test_nothing_is_begun_while_our_clock_is_wrong(
+    told: World, receiver: Hooks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await endpoint(told, receiver.url())
+    for _ in range(40):
+        await told.grant(told.user(), "1")
+    await told.service.deliverer.dispatch()
+    monkeypatch.setattr(told.service.deliverer, "_clock_agrees", lambda: len(receiver.received) < 16)
+    await deliver(told)
+    assert len(receiver.received) == 16
+    monkeypatch.undo()
+    await deliver(told)
+    assert {one["state"] for one in await deliveries(told, made)} == {"delivered"}
+
+
 async def test_a_stop_waits_for_answers_and_gives_the_rest_back(told: World, receiver: Hooks) -> None:
     made = await endpoint(told, receiver.url())
     receiver.behave = lambda _: Reply(after_s=0.2)
