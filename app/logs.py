@@ -8,7 +8,7 @@ import logging
 import re
 import sys
 from contextvars import ContextVar
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 import structlog
 
@@ -44,8 +44,8 @@ def _with_request(_logger: Any, _method: str, event: structlog.typing.EventDict)
     return event
 
 
-def configure_logs(style: str) -> None:
-    """Send structured lines to standard error; ``style`` is ``json`` or ``text``."""
+def configure_logs(style: str, stream: TextIO | None = None) -> None:
+    """Send structured lines to ``stream`` (standard error); ``style`` is ``json`` or ``text``."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         _with_request,
@@ -64,7 +64,7 @@ def configure_logs(style: str) -> None:
         wrapper_class=structlog.stdlib.BoundLogger,
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,

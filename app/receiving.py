@@ -5,7 +5,8 @@ process was dead or stood still or the database was away, ends where it ended; t
 no row covers was an outage of our own. Before the first row of all nothing is known, and nothing is called an outage.
 """
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Executable, bindparam, delete, func, insert, select, update
@@ -34,6 +35,11 @@ _GO_ON: Final = (
     .values(to_at=bindparam("to_at"))
     .returning(receiving.c.to_at)
 )
+_BEGIN: Final = insert(receiving)
+_KNOWN_FROM: Final = select(func.min(receiving.c.from_at))
+_REACHING: Final = select(receiving.c.from_at, receiving.c.to_at).where(
+    receiving.c.to_at >= bindparam("since"), receiving.c.from_at <= bindparam("until")
+)
 
 
 class Receiving:
@@ -61,7 +67,7 @@ class Receiving:
                 since = None
             if since is None:
                 since = now
-                await transaction.execute(insert(receiving).values(process_id=self._process, from_at=now, to_at=now))
+                await transaction.execute(_BEGIN, {"process_id": self._process, "from_at": now, "to_at": now})
         self._row = (since, now)
 
     async def report_the_end(self) -> None:
@@ -88,7 +94,7 @@ class Receiving:
             )
             if removed:
                 joined = [{"process_id": NOBODY, "from_at": start, "to_at": end} for start, end in _joined(removed)]
-                await transaction.execute(insert(receiving), joined)
+                await transaction.execute(_BEGIN, joined)
 
 
 async def load_outages(
@@ -98,20 +104,21 @@ async def load_outages(
 
     Nothing said for up to ``patience`` before ``now`` is no outage yet.
     """
-    known_from = (await transaction.execute(select(func.min(receiving.c.from_at)))).scalar_one()
+    known_from = (await transaction.execute(_KNOWN_FROM)).scalar_one()
     if known_from is None:
         return ()
-    reaching = (receiving.c.to_at >= since) & (receiving.c.from_at <= now)
     return find_outages(
-        await _stretches(transaction, select(receiving.c.from_at, receiving.c.to_at).where(reaching)),
+        await _stretches(transaction, _REACHING, {"since": since, "until": now}),
         known_from=max(since, known_from),
         now=now,
         patience=patience,
     )
 
 
-async def _stretches(transaction: Transaction, statement: Executable) -> list[tuple[Instant, Instant]]:
-    return [(row.from_at, row.to_at) for row in await transaction.execute(statement)]
+async def _stretches(
+    transaction: Transaction, statement: Executable, asked: Mapping[str, Any] | None = None
+) -> list[tuple[Instant, Instant]]:
+    return [(row.from_at, row.to_at) for row in await transaction.execute(statement, asked)]
 
 
 def _joined(rows: list[tuple[Instant, Instant]]) -> list[tuple[Instant, Instant]]:

@@ -39,12 +39,14 @@ class Databases:
 
 
 @contextmanager
-def database_of(settings: Settings, *, for_long: bool = False, existing: bool = False) -> Iterator[Databases]:
+def database_of(
+    settings: Settings, *, for_long: bool = False, existing: bool = False, anew: bool = False
+) -> Iterator[Databases]:
     """The database that the settings name; without one the embedded server, brought to this version's schema.
 
     ``for_long``: own the embedded server rather than share that of a command which may end first. ``existing``: make no
-    new one, but raise :class:`~app.db.embedded.EmbeddedPostgresError` where there is none. Must be entered in the main
-    thread, before an event loop runs.
+    new one, but raise :class:`~app.db.embedded.EmbeddedPostgresError` where there is none. ``anew``: own an embedded
+    one that is empty, whatever it held. Must be entered in the main thread, before an event loop runs.
     """
     if settings.database_url is not None:
         owner = settings.migration_database_url or settings.database_url
@@ -57,7 +59,7 @@ def database_of(settings: Settings, *, for_long: bool = False, existing: bool = 
             f"there is no database in {settings.data_dir.absolute()}: name its folder with TALKTIME_DATA_DIR "
             "(or --data-dir), or a server of your own with TALKTIME_DATABASE_URL"
         )
-    urls = server.start() if for_long else server.start_or_share()
+    urls = server.start(anew=anew) if for_long or anew else server.start_or_share()
     try:
         role = make_url(urls.service).username
         migrate(urls.owner, role)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.core.budget import MAX_RATE
 from app.core.units import US_PER_DAY, InvalidQuantity, Micros, parse_seconds
@@ -256,6 +256,25 @@ def load_settings(**given: Any) -> Settings:
             " for as long as TALKTIME_EVIDENCE_WAIT_S, TALKTIME_REVIEW_AFTER_S and TALKTIME_RERATE_WINDOW_S together"
         )
     return settings
+
+
+class _Given(Settings):
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+
+def settings_of(**given: Any) -> Settings:
+    """These settings and the defaults of the others, whatever the environment says."""
+    return _Given(**given)
 
 
 def _check_issuer(settings: Settings) -> None:

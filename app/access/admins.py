@@ -31,6 +31,8 @@ MAX_PASSWORD: Final = 256
 AT_ONCE: Final = 2
 """Hashes that are worked out at once in a process: each takes 64 MiB and a core."""
 
+LINK: Final = "link:"
+
 _HASHER: Final = PasswordHasher()
 
 
@@ -73,6 +75,11 @@ class Admin:
     def key(self) -> str:
         """By which sessions name it."""
         return f"admin:{self.id}"
+
+    @property
+    def link_key(self) -> str:
+        """By which links that sign it in name it."""
+        return f"{LINK}{self.id}"
 
     @property
     def document(self) -> dict[str, Any]:
@@ -154,7 +161,10 @@ async def create_admin(
 async def change_password(
     transaction: Transaction, ids: Ids, name: str, password_hash: str, *, now: Instant, actor: Actor
 ) -> Admin:
-    """Another password; whoever is signed in as this admin is signed out. Raises a 404 :class:`~app.errors.Problem`."""
+    """Another password; whoever is signed in as this admin is signed out, and links are void.
+
+    Raises a 404 :class:`~app.errors.Problem`.
+    """
     admin = await _known(transaction, name)
     await transaction.execute(
         update(admin_users).where(admin_users.c.id == admin.id).values(password_hash=password_hash)
@@ -219,7 +229,8 @@ def unknown_admin() -> Problem:
 
 
 async def _sign_out(transaction: Transaction, admin: Admin) -> None:
-    await transaction.execute(delete(admin_sessions).where(admin_sessions.c.admin == admin.key))
+    keys = [admin.key, admin.link_key]
+    await transaction.execute(delete(admin_sessions).where(admin_sessions.c.admin.in_(keys)))
 
 
 async def _audit(

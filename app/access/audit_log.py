@@ -9,6 +9,7 @@ from app.core.ids import NIL_ACCOUNT, AccountThing, Kind, account_id_of, public_
 from app.core.lossless_json import dumps
 from app.core.units import Instant, InvalidQuantity, format_instant
 from app.db.database import Transaction
+from app.db.keyset import beyond, end_unless_passed
 from app.db.tables import accounts, audit_log
 from app.documents import printable
 from app.errors import invalid
@@ -46,12 +47,13 @@ async def audit_page(
             statement = statement.where(audit_log.c[name] == _text(name, value))
     if after is not None:
         statement = statement.where(audit_log.c.at >= after)
-    if before is not None:
-        statement = statement.where(audit_log.c.at < before)
     position = read_cursor(cursor, int, str)
     if position is not None:
-        at, last_id = cursor_instant(position[0]), cursor_uuid(position[1])
-        statement = statement.where((audit_log.c.at < at) | ((audit_log.c.at == at) & (audit_log.c.id < last_id)))
+        last = cursor_instant(position[0]), cursor_uuid(position[1])
+        statement = statement.where(beyond((audit_log.c.at, audit_log.c.id), last, down=True))
+        before = end_unless_passed(before, last[0])
+    if before is not None:
+        statement = statement.where(audit_log.c.at < before)
     rows = (await transaction.execute(statement.limit(limit + 1))).all()
     shown = rows[:limit]
     more = make_cursor(shown[-1].at, str(shown[-1].id)) if len(rows) > limit else None

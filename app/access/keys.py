@@ -16,6 +16,7 @@ from app.core.access import ALL_SCOPES, Actor, Scope
 from app.core.ids import NIL_ACCOUNT, Kind, base32, reference_id
 from app.core.units import Instant, format_instant
 from app.db.database import Transaction
+from app.db.keyset import beyond
 from app.db.tables import api_keys, key_use
 from app.documents import Document, Moment, PlainString, Text
 from app.errors import NOT_FOUND, Problem, invalid
@@ -136,9 +137,8 @@ async def keys_page(transaction: Transaction, *, limit: int, cursor: str | None)
     statement = _keys().order_by(api_keys.c.created_at.desc(), api_keys.c.id.desc())
     position = read_cursor(cursor, int, str)
     if position is not None:
-        created_at, last_id = cursor_instant(position[0]), cursor_uuid(position[1])
-        older = api_keys.c.created_at < created_at
-        statement = statement.where(older | ((api_keys.c.created_at == created_at) & (api_keys.c.id < last_id)))
+        last = cursor_instant(position[0]), cursor_uuid(position[1])
+        statement = statement.where(beyond((api_keys.c.created_at, api_keys.c.id), last, down=True))
     rows = (await transaction.execute(statement.limit(limit + 1))).all()
     shown = rows[:limit]
     more = make_cursor(shown[-1].created_at, str(shown[-1].id)) if len(rows) > limit else None

@@ -1,4 +1,4 @@
-"""Who is signed in to the admin's pages: sessions of the server's, opened by an admin key or an account's password.
+"""Who is signed in to the admin's pages: sessions of the server's, opened by an admin key, a password or a link.
 
 A browser holds 256 random bits; the database their SHA-256. Whether the key or the account behind a session may still
 come in is asked at each request, so one that was revoked, has expired or was disabled ends its sessions at once.
@@ -15,6 +15,7 @@ from sqlalchemy import Row, delete, insert, select
 from app.access.admins import Passwords, admin_by_id, admin_by_name
 from app.access.authentication import BOOTSTRAP, Authentication
 from app.access.keys import key_by_id
+from app.access.sign_in_links import admin_of_link, use_link
 from app.core.access import Actor, Caller, Role, Scope
 from app.core.ids import NIL_ACCOUNT, Kind, base32, parse_reference_id
 from app.core.units import US_PER_S, Instant, Micros
@@ -92,27 +93,53 @@ class SignIns:
         admin = found[0]
         return await self._open(admin.key, f"admin:{admin.name}", admin.role, actor)
 
-    async def _open(self, admin: str, told: str, role: Role, actor: Actor) -> str:
-        token = base32(self._randomness.token(_BITS // 8))
+    async def whom_link_signs_in(self, token: str) -> str:
+        """The name of the account that a link signs in; it stays good. Raises a :class:`~app.errors.Problem`, 401."""
+        async with self._database.reading() as transaction:
+            return (await admin_of_link(transaction, token, self._clock.now())).name
+
+    async def by_link(self, token: str, actor: Actor) -> str:
+        """The token of a new session, opened by a link, which is used up by that.
+
+        Raises a :class:`~app.errors.Problem`, 401: it was used or has expired, or the account is closed.
+        """
         now = self._clock.now()
         async with self._database.transaction() as transaction:
-            await transaction.execute(delete(admin_sessions).where(admin_sessions.c.expires_at <= now))
-            await transaction.execute(
-                insert(admin_sessions).values(
-                    token_hash=_hash(token),
-                    admin=admin,
-                    role=role.value,
-                    created_at=now,
-                    expires_at=Instant(now + LASTS),
-                )
+            admin = await use_link(transaction, token, now)
+            return await self._add(transaction, admin.key, f"admin:{admin.name}", admin.role, actor, now, by="link")
+
+    async def _open(self, admin: str, told: str, role: Role, actor: Actor) -> str:
+        async with self._database.transaction() as transaction:
+            return await self._add(transaction, admin, told, role, actor, self._clock.now())
+
+    async def _add(
+        self,
+        transaction: Transaction,
+        admin: str,
+        told: str,
+        role: Role,
+        actor: Actor,
+        now: Instant,
+        by: str | None = None,
+    ) -> str:
+        token = base32(self._randomness.token(_BITS // 8))
+        await transaction.execute(delete(admin_sessions).where(admin_sessions.c.expires_at <= now))
+        await transaction.execute(
+            insert(admin_sessions).values(
+                token_hash=_hash(token),
+                admin=admin,
+                role=role.value,
+                created_at=now,
+                expires_at=Instant(now + LASTS),
             )
-            audit = Audit(
-                actor=Actor(told, actor.request_id, actor.address),
-                action="admin.sign_in",
-                target=told,
-                after={"role": role.value},
-            )
-            await record_audits(transaction, self._ids, NIL_ACCOUNT, [audit], now)
+        )
+        audit = Audit(
+            actor=Actor(told, actor.request_id, actor.address),
+            action="admin.sign_in",
+            target=told,
+            after={"role": role.value, **({} if by is None else {"by": by})},
+        )
+        await record_audits(transaction, self._ids, NIL_ACCOUNT, [audit], now)
         return token
 
     async def find(self, token: str) -> SignedIn | None:

@@ -1,12 +1,12 @@
 """Grants: giving credits, and listing what was given."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 import msgspec
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
-from sqlalchemy import Row, select
+from sqlalchemy import Row, bindparam, select
 
 from app.accounts.balances import is_known
 from app.core.access import Actor
@@ -26,6 +26,8 @@ from app.ledger.opening import open_book_of_user
 MAX_PRIORITY = 100
 MAX_BALANCE = 8 * 10**18
 """Micro-credits; with what is scheduled. Well inside a bigint, so that no sum over an account overflows one."""
+
+_GRANT: Final = select(grants).where(grants.c.account_id == bindparam("mine"), grants.c.id == bindparam("grant"))
 
 
 class GrantDocument(Document):
@@ -90,9 +92,7 @@ async def give(
         )
     )
     await book.close()
-    row = (
-        await transaction.execute(select(grants).where(grants.c.account_id == book.account_id, grants.c.id == grant_id))
-    ).one()
+    row = (await transaction.execute(_GRANT, {"mine": book.account_id, "grant": grant_id})).one()
     return grant_document(row, user_id), True
 
 

@@ -5,11 +5,11 @@ from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, func, select, tuple_
-from sqlalchemy.sql.elements import SQLColumnExpression
+from sqlalchemy import ColumnElement, Row, func, select
 
 from app.core.units import InvalidQuantity, MicroCredits, format_credits, format_instant, parse_credits
 from app.db.database import Transaction
+from app.db.keyset import beyond
 from app.db.tables import AVAILABLE, LOWER_USER_ID, accounts
 from app.documents import printable
 from app.errors import invalid
@@ -29,7 +29,7 @@ class UserSort(StrEnum):
         return self.startswith("-")
 
 
-_BY: Final[dict[str, SQLColumnExpression[Any]]] = {"user_id": LOWER_USER_ID, "available": AVAILABLE}
+_BY: Final[dict[str, ColumnElement[Any]]] = {"user_id": LOWER_USER_ID, "available": AVAILABLE}
 _COLUMNS: Final[tuple[Any, ...]] = (
     accounts.c.account_id,
     accounts.c.user_id,
@@ -85,8 +85,7 @@ async def users_page(
         statement = statement.where(most >= AVAILABLE)
     last = await _place(transaction, cursor, by)
     if last is not None:
-        place = tuple_(by, accounts.c.account_id)
-        statement = statement.where(place < tuple_(*last) if sort.down else place > tuple_(*last))
+        statement = statement.where(beyond((by, accounts.c.account_id), last, down=sort.down))
     order = (by.desc(), accounts.c.account_id.desc()) if sort.down else (by, accounts.c.account_id)
     rows: Sequence[Row[Any]] = (await transaction.execute(statement.order_by(*order).limit(limit + 1))).all()
     shown = rows[:limit]
@@ -98,7 +97,7 @@ async def users_page(
     return page(documents, more)
 
 
-async def _place(transaction: Transaction, cursor: str | None, by: SQLColumnExpression[Any]) -> tuple[Any, UUID] | None:
+async def _place(transaction: Transaction, cursor: str | None, by: ColumnElement[Any]) -> tuple[Any, UUID] | None:
     """Where the last page ended.
 
     What a user can spend changes, so a cursor holds what it was. A user's id does not, and may be too long for one: it

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.console import Console
@@ -18,18 +18,22 @@ from app.access.admins import (
     change_password,
     create_admin,
 )
+from app.access.sign_in_links import LONGEST, SignInLink, make_link
 from app.commands.common import AsJson, DataDir, actor_here, clock_of, print_json, settings_with, with_database
 from app.core.access import Role
-from app.core.units import Instant
+from app.core.units import US_PER_S, Instant, Micros, format_instant
 from app.db.database import Database, Transaction
 from app.documents import validate
 from app.ports.ids import Ids, TimeOrderedIds
 from app.ports.randomness import SystemRandomness
 from app.terminal import show_admins
+from app.web.sign_in import LINK
 
 admins = typer.Typer(
     name="admins", help="Who may sign in to the admin's pages by name and password.", no_args_is_help=True
 )
+
+US_PER_MINUTE: Final = 60 * US_PER_S
 
 Name = Annotated[str, Argument(help="The name to sign in with.")]
 FromInput = Annotated[
@@ -94,6 +98,31 @@ def disable(name: Name, data_dir: DataDir = None, as_json: AsJson = False) -> No
 def enable(name: Name, data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Open an account again that was closed."""
     _close(name, data_dir, disabled=False, as_json=as_json)
+
+
+@admins.command("sign-in-link")
+def sign_in_link(
+    name: Name,
+    minutes: Annotated[int, Option(min=1, max=LONGEST // US_PER_MINUTE, help="How long it may be used.")] = 10,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print a link that signs an account in, once, and is good for minutes only: give it to nobody else."""
+    settings = settings_with(data_dir)
+
+    async def write(database: Database) -> SignInLink:
+        clock, randomness = await clock_of(settings, database), SystemRandomness()
+        ids, lasts = TimeOrderedIds(clock, randomness), Micros(minutes * US_PER_MINUTE)
+        async with database.transaction() as transaction:
+            return await make_link(transaction, ids, randomness, name, now=clock.now(), actor=actor_here(), lasts=lasts)
+
+    link = with_database(settings, write, existing=True)
+    url, until = f"{settings.public_url}{LINK}?token={link.token}", format_instant(link.expires_at)
+    if as_json:
+        print_json({"url": url, "expires_at": until})
+        return
+    typer.echo(url)
+    typer.echo(f"It signs {name} in, once, until {until}.", err=True)
 
 
 @admins.command("list")

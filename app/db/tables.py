@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.schema import SchemaItem
-from sqlalchemy.sql.elements import SQLColumnExpression
+from sqlalchemy.sql.elements import ColumnElement
 
 from app.db.types import BytesType, InstantType
 
@@ -106,13 +106,14 @@ Index(
 )
 Index("accounts_next_due_at_idx", accounts.c.next_due_at, postgresql_where=accounts.c.next_due_at.is_not(None))
 
-AVAILABLE: Final[SQLColumnExpression[int]] = accounts.c.balance + accounts.c.credit_limit - accounts.c.held
+AVAILABLE: Final[ColumnElement[int]] = accounts.c.balance + accounts.c.credit_limit - accounts.c.held
 """What an account can still spend, as its index has it."""
-LOWER_USER_ID: Final[SQLColumnExpression[str]] = func.lower(accounts.c.user_id).collate("C")
+LOWER_USER_ID: Final[ColumnElement[str]] = func.lower(accounts.c.user_id).collate("C")
 """A user's id as lists sort and search it: by its bytes, whatever its case."""
 # In the database's own words, so that the two can be compared; it does not tell that the second one is collated "C".
 Index("accounts_available_idx", text("(balance + credit_limit - held)"), accounts.c.account_id)
 Index("accounts_user_id_idx", text("lower(user_id)"), accounts.c.account_id)
+Index("accounts_debt_idx", accounts.c.debt, postgresql_where=accounts.c.debt > 0)
 
 limit_changes = _distributed(
     "limit_changes",
@@ -231,6 +232,22 @@ Index(
 )
 Index("sessions_requested_at_idx", sessions.c.requested_at, sessions.c.id)
 Index("sessions_account_requested_at_idx", sessions.c.account_id, sessions.c.requested_at, sessions.c.id)
+_STARTED: Final = sessions.c.started_at.is_not(None)
+Index("sessions_started_at_idx", sessions.c.started_at, sessions.c.id, postgresql_where=_STARTED)
+Index(
+    "sessions_account_started_at_idx",
+    sessions.c.account_id,
+    sessions.c.started_at,
+    sessions.c.id,
+    postgresql_where=_STARTED,
+)
+Index(
+    "sessions_state_started_at_idx",
+    sessions.c.state,
+    sessions.c.started_at,
+    sessions.c.id,
+    postgresql_where=(sessions.c.state != "settled") & _STARTED,
+)
 
 session_steps = _distributed(
     "session_steps",
@@ -324,6 +341,7 @@ Index(
     postgresql_where=entries.c.grant_id.is_not(None),
 )
 Index("entries_created_at_idx", entries.c.account_id, entries.c.created_at, entries.c.seq)
+Index("entries_kind_idx", entries.c.account_id, entries.c.kind, entries.c.seq)
 
 # Entries are only added, so those of a stretch of time lie together: a few kilobytes find them.
 Index("entries_by_time_idx", entries.c.created_at, postgresql_using="brin")
@@ -468,6 +486,7 @@ events = _distributed(
 )
 
 Index("events_created_at_idx", events.c.created_at, events.c.id)
+Index("events_type_idx", events.c.type, events.c.created_at, events.c.id)
 
 outboxes = _distributed("outboxes", (), _col("event_seq", BigInteger), _col("dispatched_seq", BigInteger))
 """How many events there are of what belongs to no account, which has no row of its own for that."""
@@ -538,6 +557,16 @@ audit_log = _distributed(
 )
 
 Index("audit_log_at_idx", audit_log.c.at, audit_log.c.id)
+Index("audit_log_actor_idx", audit_log.c.actor, audit_log.c.at, audit_log.c.id)
+Index("audit_log_action_idx", audit_log.c.action, audit_log.c.at, audit_log.c.id)
+Index("audit_log_target_idx", audit_log.c.target, audit_log.c.at, audit_log.c.id)
+Index(
+    "audit_log_request_idx",
+    audit_log.c.request_id,
+    audit_log.c.at,
+    audit_log.c.id,
+    postgresql_where=audit_log.c.request_id.is_not(None),
+)
 security_events = _distributed(
     "security_events",
     ("session_id", "minute", "kind"),

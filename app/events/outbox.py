@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import insert, select, update
@@ -13,6 +13,8 @@ from app.core.units import Instant
 from app.db.database import Transaction
 from app.db.tables import accounts, events, outboxes
 from app.ports.ids import Ids
+
+_INSERT: Final = insert(events)
 
 
 class EventType(StrEnum):
@@ -63,7 +65,7 @@ class Outbox:
             for seq, (kind, data) in enumerate(self._new, self._last_seq + 1)
         ]
         if rows:
-            await transaction.execute(insert(events), rows)
+            await transaction.execute(_INSERT, rows)
         self._last_seq += len(rows)
         self._new.clear()
         return self._last_seq

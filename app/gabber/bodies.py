@@ -36,6 +36,8 @@ REMOVED: Final = b"[removed]"
 TOKEN: Final = (80, 400)
 """As long are tokens of webhooks and of connections, in characters; what is written in them is taken for one."""
 
+SHORTEST_WEBHOOK: Final = len("webhooks/gabber/x")
+
 MAX_ESCAPES: Final = 4
 """A secret is looked for behind so many layers of escapes."""
 
@@ -44,7 +46,6 @@ _NUMBER: Final = rb"-?[0-9]+[eE]?(?:-?[0-9]+)?(?![A-Za-z0-9_-])"
 _TOKEN: Final = re.compile(
     rb"(?<![A-Za-z0-9_-])(?!%b)[A-Za-z0-9_-]{%d,%d}(?![A-Za-z0-9_-])" % (_NUMBER, *TOKEN),
 )
-_TOKEN_TEXT: Final = re.compile(_TOKEN.pattern.decode())
 _ESCAPE: Final = re.compile(rb"\\u00([0-7][0-9A-Fa-f])|%([0-7][0-9A-Fa-f])|\\([/\\\"])|\x00")
 
 
@@ -55,6 +56,7 @@ class Recording:
         self._key = api_key
         escaped = json.dumps(api_key)[1:-1]
         forms = {api_key, escaped, escaped.replace("/", "\\/"), quote(api_key, safe="")}
+        self._shortest = min(len(api_key), TOKEN[0], SHORTEST_WEBHOOK)
         self._secret = re.compile(b"|".join(re.escape(form.encode()) for form in sorted(forms, key=len, reverse=True)))
         self.bodies: list[RawBody] = []
         self.decided: PullFailed | None = None
@@ -86,46 +88,57 @@ class Recording:
             )
         )
 
-    def without_secrets(self, content: bytes) -> bytes:
-        """The content to make something of: our key and webhooks taken out; nothing of it if it hides one."""
-        found, _, hidden = self._without_known(content)
-        return REMOVED if hidden else found
-
     def read(self, body: bytes) -> Page | PullFailed | int:
         """The page in a 2xx answer's body, as :func:`~app.gabber.pages.read_page` reads it, without secrets.
 
-        What a webhook's token looks like is taken out of its values too, which are kept with the evidence; not out of
-        the rest, in which the provider's own tokens lead to the next page.
+        They are taken out of its texts once these are decoded, so that one behind escapes costs no more than the text
+        that hides it. What a webhook's token looks like is taken out of its values too, which are kept with the
+        evidence; not out of ``next_page``, where the provider's own tokens stand.
         """
-        page = read_page(self.without_secrets(body))
-        if isinstance(page, Page) and _TOKEN.search(body):
-            return replace(page, values=[with_texts(value, _without_tokens) for value in page.values])
-        return page
+        page = read_page(body)
+        if not isinstance(page, Page):
+            return page
+        values = [with_texts(value, self._without_secrets_and_tokens) for value in page.values]
+        return replace(page, values=values, next_page=with_texts(page.next_page, self._without_secrets))
+
+    def _without_secrets(self, text: str, *, tokens: bool = False) -> str:
+        """A decoded text without our key and webhooks; nothing of it if escapes hide one."""
+        if len(text) < self._shortest:
+            return text
+        content, taken_out, hidden = self._without(text.encode("utf-8", "surrogatepass"), tokens=tokens)
+        if hidden:
+            return REMOVED.decode()
+        return content.decode("utf-8", "surrogatepass") if taken_out else text
+
+    def _without_secrets_and_tokens(self, text: str) -> str:
+        return self._without_secrets(text, tokens=True)
 
     def _scrubbed(self, content: bytes) -> tuple[bytes, bool]:
         """The content to keep, without whatever looks like a token as well, and whether anything was taken out."""
-        content, known, hidden = self._without_known(content)
-        if hidden:
-            return REMOVED, True
-        content, tokens = _TOKEN.subn(REMOVED, content)
-        return content, bool(known or tokens)
+        content, taken_out, hidden = self._without(content, tokens=True)
+        return (REMOVED, True) if hidden else (content, bool(taken_out))
 
-    def _without_known(self, content: bytes) -> tuple[bytes, int, bool]:
+    def _without(self, content: bytes, *, tokens: bool) -> tuple[bytes, int, bool]:
         """The content, how many secrets of ours were taken out, and whether escapes hide another one."""
-        content, keys = self._secret.subn(REMOVED, content)
+        looks = (self._secret, _WEBHOOK, _TOKEN) if tokens else (self._secret, _WEBHOOK)
+        content, taken_out = self._secret.subn(REMOVED, content)
         content, webhooks = _WEBHOOK.subn(rb"\1" + REMOVED, content)
+        taken_out += webhooks
+        if tokens:
+            content, bare = _TOKEN.subn(REMOVED, content)
+            taken_out += bare
         plainer = content
         for _ in range(MAX_ESCAPES):
             plainer, escapes = _ESCAPE.subn(_unescaped, plainer)
             if not escapes:
                 break
-            if self._secret.search(plainer) or _WEBHOOK.search(plainer):
-                return content, keys + webhooks, True
-        return content, keys + webhooks, False
+            if any(secret.search(plainer) for secret in looks):
+                return content, taken_out, True
+        return content, taken_out, False
 
     def _type_of(self, response: httpx.Response) -> str | None:
         told = response.headers.get("content-type")
-        return None if told is None else plain(told, secrets=(self._key,), limit=MAX_TYPE_CHARS)
+        return None if told is None else plain(self._without_secrets_and_tokens(told), limit=MAX_TYPE_CHARS)
 
     def _without_part_of_key(self, content: bytes) -> tuple[bytes, bool]:
         """Less what the key begins with, if it was cut off in the middle of it; and whether it was."""
@@ -134,10 +147,6 @@ class Recording:
             if content.endswith(key[:length]):
                 return content[:-length] + REMOVED, True
         return content, False
-
-
-def _without_tokens(text: str) -> str:
-    return _TOKEN_TEXT.sub(REMOVED.decode(), text)
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:

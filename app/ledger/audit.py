@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import insert
@@ -14,6 +14,8 @@ from app.db.database import Transaction
 from app.db.tables import audit_log
 from app.http.answers import encode
 from app.ports.ids import Ids
+
+_INSERT: Final = insert(audit_log)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,7 @@ async def record_audits(
         for audit in audits
     ]
     if rows:
-        await transaction.execute(insert(audit_log), rows)
+        await transaction.execute(_INSERT, rows)
 
 
 def _plain(document: Mapping[str, Any] | None) -> Any:

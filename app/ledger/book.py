@@ -45,6 +45,19 @@ from app.ports.ids import Ids
 _MINE: Final[BindParameter[Any]] = bindparam("mine")
 _CHANGE_ACCOUNT: Final = update(accounts).where(accounts.c.account_id == _MINE)
 _CHANGE_GRANT: Final = update(grants).where(grants.c.account_id == _MINE, grants.c.id == bindparam("grant"))
+_INSERT_GRANT: Final = insert(grants)
+_INSERT_ENTRY: Final = insert(entries)
+_INSERT_POSTING: Final = insert(postings)
+_INSERT_FUNDING: Final = insert(funding)
+_INSERT_HOLD: Final = insert(holds)
+_INSERT_HOLD_LINE: Final = insert(hold_lines)
+_INSERT_HOLD_CHANGE: Final = insert(hold_changes)
+_CHANGE_HOLD: Final = update(holds).where(holds.c.account_id == _MINE, holds.c.session_id == bindparam("of_session"))
+_CHANGE_HOLD_LINE: Final = update(hold_lines).where(
+    hold_lines.c.account_id == _MINE,
+    hold_lines.c.session_id == bindparam("of_session"),
+    hold_lines.c.line == bindparam("nth"),
+)
 _ENTRY_COLUMNS: Final = (
     "id",
     "seq",
@@ -271,25 +284,26 @@ class Book:
             grant = self.account.grants[grant_id]
             document = terms_document(grant, terms.cost_basis, terms.reference)
             await self._transaction.execute(
-                insert(grants).values(
-                    account_id=self.account_id,
-                    id=grant.id,
-                    kind=grant.kind.value,
-                    priority=grant.priority,
-                    amount=grant.amount,
-                    effective_at=grant.effective_at,
-                    expires_at=grant.expires_at,
-                    created_at=grant.created_at,
-                    remaining=grant.remaining,
-                    held=grant.held,
-                    state=grant.state.value,
-                    cost_basis=terms.cost_basis,
-                    reference=terms.reference,
-                    metadata=dict(terms.metadata),
-                    announced=False,
-                    terms_key=keys.current_id,
-                    terms_mac=grant_mac(self.account_id, document, keys.current),
-                )
+                _INSERT_GRANT,
+                {
+                    "account_id": self.account_id,
+                    "id": grant.id,
+                    "kind": grant.kind.value,
+                    "priority": grant.priority,
+                    "amount": grant.amount,
+                    "effective_at": grant.effective_at,
+                    "expires_at": grant.expires_at,
+                    "created_at": grant.created_at,
+                    "remaining": grant.remaining,
+                    "held": grant.held,
+                    "state": grant.state.value,
+                    "cost_basis": terms.cost_basis,
+                    "reference": terms.reference,
+                    "metadata": dict(terms.metadata),
+                    "announced": False,
+                    "terms_key": keys.current_id,
+                    "terms_mac": grant_mac(self.account_id, document, keys.current),
+                },
             )
         for grant_id, before in self._stored_grants.items():
             after = self.account.grants[grant_id]
@@ -325,9 +339,13 @@ class Book:
             for entry, _ in written
             for n, line in enumerate(entry.funding)
         ]
-        for table, rows in ((entries, entry_rows), (postings, posting_rows), (funding, funding_rows)):
+        for statement, rows in (
+            (_INSERT_ENTRY, entry_rows),
+            (_INSERT_POSTING, posting_rows),
+            (_INSERT_FUNDING, funding_rows),
+        ):
             if rows:
-                await self._transaction.execute(insert(table), rows)
+                await self._transaction.execute(statement, rows)
 
     async def _write_holds(self) -> int:
         for session_id, hold in self.account.holds.items():
@@ -348,7 +366,7 @@ class Book:
             for seq, change in enumerate(self.account.hold_changes, self._row.hold_seq + 1)
         ]
         if rows:
-            await self._transaction.execute(insert(hold_changes), rows)
+            await self._transaction.execute(_INSERT_HOLD_CHANGE, rows)
         return int(self._row.hold_seq) + len(rows)
 
     async def _write_hold(self, session_id: UUID, hold: Hold, *, new: bool) -> None:
@@ -360,24 +378,15 @@ class Book:
             "resolved_at": None if hold.state == "active" else self.now,
         }
         if new:
-            await self._transaction.execute(insert(holds).values(key | values))
+            await self._transaction.execute(_INSERT_HOLD, key | values)
             if hold.lines:
                 rows = [key | {"line": n} | line._asdict() for n, line in enumerate(hold.lines)]
-                await self._transaction.execute(insert(hold_lines), rows)
+                await self._transaction.execute(_INSERT_HOLD_LINE, rows)
             return
-        await self._transaction.execute(
-            update(holds).where(holds.c.account_id == self.account_id, holds.c.session_id == session_id).values(values)
-        )
+        this = {"mine": self.account_id, "of_session": session_id}
+        await self._transaction.execute(_CHANGE_HOLD, this | values)
         for n, line in enumerate(hold.lines):
-            await self._transaction.execute(
-                update(hold_lines)
-                .where(
-                    hold_lines.c.account_id == self.account_id,
-                    hold_lines.c.session_id == session_id,
-                    hold_lines.c.line == n,
-                )
-                .values(amount=line.amount)
-            )
+            await self._transaction.execute(_CHANGE_HOLD_LINE, this | {"nth": n, "amount": line.amount})
 
     async def _write_events(self) -> int:
         for grant_id in self.account.expired_grants:

@@ -1,7 +1,9 @@
 """Clocks. Everything that stamps or waits does so through a :class:`Clock`; nothing else asks what time it is."""
 
 import asyncio
+import heapq
 import time
+from itertools import count
 from typing import Protocol
 
 from app.core.units import Instant, Micros
@@ -102,3 +104,83 @@ class ScaledClock:
 
     def real_seconds(self, duration: Micros) -> float:
         return max(0, duration) / 1_000_000 / self._speed
+
+
+class LeapingClock:
+    """A clock that stands still while work is done, and leaps when it is led on: weeks pass in the time of the work.
+
+    Whoever leads it calls :meth:`lead_on` again and again, and never waits for a sleeper otherwise: no one but him
+    moves the time. Time-outs run in real time. From :meth:`let_go` on it is a system clock. For one event loop.
+    """
+
+    def __init__(self, origin: Instant) -> None:
+        self._now = origin
+        self._real: SystemClock | None = None
+        self._order = count()
+        self._sleepers: list[tuple[Instant, int, asyncio.Future[None]]] = []
+        self._asleep: dict[asyncio.Task[object], asyncio.Future[None]] = {}
+        self._stirring = asyncio.Event()
+
+    def now(self) -> Instant:
+        if self._real is not None:
+            # What was led on further than real time has come stands still until that has caught up.
+            self._now = max(self._now, self._real.now())
+        return self._now
+
+    async def sleep(self, duration: Micros) -> None:
+        if self._real is not None or duration <= 0:
+            await asyncio.sleep(self.real_seconds(duration))
+            return
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (Instant(self._now + duration), next(self._order), woken))
+        task = asyncio.current_task()
+        if task is not None:
+            self._asleep[task] = woken
+        self._stirring.set()
+        try:
+            await woken
+        finally:
+            if task is not None:
+                self._asleep.pop(task, None)
+
+    def real_seconds(self, duration: Micros) -> float:
+        return max(0, duration) / 1_000_000
+
+    async def lead_on(self, until: Instant) -> None:
+        """Leap to ``until``, or to the first sleeper's waking if that is earlier.
+
+        Ends when whoever wakes there is asleep again or done; what they began in other tasks may still be going on.
+        """
+        self._awake_only()
+        self._now = max(self._now, min(until, self._sleepers[0][0]) if self._sleepers else until)
+        stirring = []
+        while self._sleepers and self._sleepers[0][0] <= self._now:
+            woken = heapq.heappop(self._sleepers)[2]
+            for task in [task for task, asleep in self._asleep.items() if asleep is woken]:
+                del self._asleep[task]
+                task.add_done_callback(lambda _: self._stirring.set())
+                stirring.append(task)
+            woken.set_result(None)
+        while any(not task.done() and task not in self._asleep for task in stirring):
+            self._stirring.clear()
+            await self._stirring.wait()
+
+    def let_go(self) -> None:
+        """Be a system clock from now on; who sleeps, wakes in real time."""
+        self._awake_only()
+        self._real = SystemClock()
+        loop = asyncio.get_running_loop()
+        for wakes_at, _, woken in self._sleepers:
+            loop.call_later(self.real_seconds(Micros(wakes_at - self._real.now())), _wake, woken)
+        self._sleepers.clear()
+        self._asleep.clear()
+
+    def _awake_only(self) -> None:
+        """Forget sleepers that were cancelled."""
+        while self._sleepers and self._sleepers[0][2].done():
+            heapq.heappop(self._sleepers)
+
+
+def _wake(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)

@@ -12,6 +12,7 @@ from app.core.access import Actor
 from app.core.ids import NIL_ACCOUNT, Kind, parse_reference_id
 from app.core.units import Instant, InvalidQuantity, format_instant
 from app.db.database import Transaction
+from app.db.keyset import beyond
 from app.db.tables import rate_cards
 from app.documents import Document, Moment, Text, printable
 from app.errors import BUSY, Problem, invalid
@@ -106,11 +107,8 @@ async def _newest_first(
         card_id = parse_reference_id(Kind.RATE_CARD, position[1])
         if card_id is None:
             raise invalid("/cursor", "is not a cursor of this list")
-        created_at = cursor_instant(position[0])
-        statement = statement.where(
-            (rate_cards.c.created_at < created_at)
-            | ((rate_cards.c.created_at == created_at) & (rate_cards.c.id < card_id))
-        )
+        last = cursor_instant(position[0]), card_id
+        statement = statement.where(beyond((rate_cards.c.created_at, rate_cards.c.id), last, down=True))
     ordered = statement.order_by(rate_cards.c.created_at.desc(), rate_cards.c.id.desc()).limit(rows + 1)
     found = [stored_card(row) for row in await transaction.execute(ordered)]
     shown = found[:rows]

@@ -9,7 +9,19 @@ from collections.abc import Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import BigInteger, ColumnElement, Table, bindparam, cast, func, select, tuple_
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    ColumnElement,
+    Table,
+    Uuid,
+    and_,
+    bindparam,
+    cast,
+    column,
+    func,
+    select,
+)
 
 from app.core.packing import unpack_instants
 from app.core.units import US_PER_S, Instant
@@ -17,19 +29,26 @@ from app.db.database import Transaction
 from app.db.tables import charges, ticks
 from app.sessions.records import Session
 
+# Joined, not listed one by one: over a hundred days' partitions to plan a list takes longer than to look them all up.
+_THESE: Final = (
+    func.unnest(bindparam("accounts", type_=ARRAY(Uuid)), bindparam("sessions", type_=ARRAY(Uuid)))
+    .table_valued(column("account_id", Uuid), column("session_id", Uuid))
+    .render_derived(name="these")
+)
 
-def _of(table: Table) -> ColumnElement[Any]:
-    return tuple_(table.c.account_id, table.c.session_id).in_(bindparam("these", expanding=True))
+
+def _is_one(table: Table) -> ColumnElement[bool]:
+    return and_(table.c.account_id == _THESE.c.account_id, table.c.session_id == _THESE.c.session_id)
 
 
 # As numbers: there may be many, and to make a date of each takes longer than to read it.
 _RECEIVED_AT: Final = cast(func.extract("epoch", ticks.c.received_at) * US_PER_S, BigInteger)
 _HEARD: Final = (
     select(ticks.c.session_id, func.array_agg(_RECEIVED_AT))
-    .where(_of(ticks))
+    .join(_THESE, _is_one(ticks))
     .group_by(ticks.c.account_id, ticks.c.session_id)
 )
-_PACKED: Final = select(charges.c.session_id, charges.c.ticks).where(_of(charges))
+_PACKED: Final = select(charges.c.session_id, charges.c.ticks).join(_THESE, _is_one(charges))
 
 
 async def load_heartbeats(transaction: Transaction, found: Sequence[Session]) -> dict[UUID, list[Instant]]:
@@ -50,4 +69,4 @@ async def load_heartbeats(transaction: Transaction, found: Sequence[Session]) ->
 
 
 def _these(found: Sequence[Session]) -> dict[str, Any]:
-    return {"these": [tuple(session.key) for session in found]}
+    return {"accounts": [session.account_id for session in found], "sessions": [session.id for session in found]}

@@ -8,6 +8,7 @@ from app.core.ids import Kind, account_id_of, public_id
 from app.core.lifecycle import State
 from app.core.units import Instant, format_instant
 from app.db.database import Transaction
+from app.db.keyset import beyond, end_unless_passed
 from app.db.tables import session_steps, sessions
 from app.errors import invalid
 from app.http.pages import cursor_instant, cursor_uuid, make_cursor, page, read_cursor
@@ -25,8 +26,17 @@ async def sessions_page(
     started_after: Instant | None,
     started_before: Instant | None,
 ) -> dict[str, Any]:
-    """A page of sessions, those asked for last first. ``started_after`` is inclusive, ``started_before`` is not."""
-    statement = select(*SESSION_COLUMNS).order_by(sessions.c.requested_at.desc(), sessions.c.id.desc())
+    """A page of sessions, those asked for last first; of a period, by when they started, those started last first.
+
+    ``started_after`` is inclusive, ``started_before`` is not. How long a session waited to start nobody knows before
+    it does: by when they were asked for, the sessions of a period can only be found among all.
+    """
+    of_period = started_after is not None or started_before is not None
+    by = sessions.c.started_at if of_period else sessions.c.requested_at
+    statement = select(*SESSION_COLUMNS).order_by(by.desc(), sessions.c.id.desc())
+    if of_period:
+        # Said although it follows: that it follows from a comparison of rows the planner does not see.
+        statement = statement.where(by.is_not(None))
     if user_id is not None:
         statement = statement.where(sessions.c.account_id == account_id_of(user_id))
     if state is not None:
@@ -35,18 +45,16 @@ async def sessions_page(
         statement = statement.where(sessions.c.state == state)
     if started_after is not None:
         statement = statement.where(sessions.c.started_at >= started_after)
-    if started_before is not None:
-        statement = statement.where(sessions.c.started_at < started_before)
     position = read_cursor(cursor, int, str)
     if position is not None:
-        requested_at, last_id = cursor_instant(position[0]), cursor_uuid(position[1])
-        statement = statement.where(
-            (sessions.c.requested_at < requested_at)
-            | ((sessions.c.requested_at == requested_at) & (sessions.c.id < last_id))
-        )
-    found = [session_of(row) for row in await transaction.execute(statement.limit(limit + 1))]
-    shown = found[:limit]
-    more = make_cursor(shown[-1].requested_at, str(shown[-1].id)) if len(found) > limit else None
+        last = cursor_instant(position[0]), cursor_uuid(position[1])
+        statement = statement.where(beyond((by, sessions.c.id), last, down=True))
+        started_before = end_unless_passed(started_before, last[0])
+    if started_before is not None:
+        statement = statement.where(sessions.c.started_at < started_before)
+    rows = (await transaction.execute(statement.limit(limit + 1))).all()
+    shown = [session_of(row) for row in rows[:limit]]
+    more = make_cursor(rows[limit - 1]._mapping[by], str(shown[-1].id)) if len(rows) > limit else None
     return page(await session_documents(transaction, shown), more)
 
 
@@ -73,16 +81,16 @@ async def waiting_reviews(
     )
     position = read_cursor(cursor, int, str)
     if position is not None:
-        place = tuple_(sessions.c.requested_at, sessions.c.id)
-        statement = statement.where(place > tuple_(cursor_instant(position[0]), cursor_uuid(position[1])))
+        last = cursor_instant(position[0]), cursor_uuid(position[1])
+        statement = statement.where(beyond((sessions.c.requested_at, sessions.c.id), last, down=False))
     found = [session_of(row) for row in await transaction.execute(statement.limit(limit + 1))]
     shown = found[:limit]
     more = make_cursor(shown[-1].requested_at, str(shown[-1].id)) if len(found) > limit else None
     why = {}
     if shown:
         keys = [(session.account_id, session.id, session.steps) for session in shown]
-        last = tuple_(session_steps.c.account_id, session_steps.c.session_id, session_steps.c.n).in_(keys)
-        why = {row.session_id: row for row in await transaction.execute(select(session_steps).where(last))}
+        these = tuple_(session_steps.c.account_id, session_steps.c.session_id, session_steps.c.n).in_(keys)
+        why = {row.session_id: row for row in await transaction.execute(select(session_steps).where(these))}
     documents = await session_documents(transaction, shown)
     waits = zip(documents, (why[session.id] for session in shown), strict=True)
     return [{**document, "why": step.why, "since": format_instant(step.at)} for document, step in waits], more

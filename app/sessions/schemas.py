@@ -139,7 +139,7 @@ SESSIONS: Final = Described(
             idempotent=True,
         ),
         "GET /v1/sessions": Operation(
-            description="Sessions, those asked for last first.",
+            description="Sessions, those asked for last first; of a period of starts, those started last first.",
             answers={200: replies("A page of sessions.", ref("SessionPage"))},
             parameters={
                 **PAGED,

@@ -6,10 +6,10 @@ A charge keeps the digest of its evidence and all that is needed to work it out 
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, insert, select
+from sqlalchemy import Row, bindparam, insert, select
 
 from app.core.charge import Charge
 from app.core.lifecycle import State
@@ -23,6 +23,13 @@ from app.pricing.explanation import explain
 from app.sessions.records import STEP_EVENTS, Session, take_step
 from app.settlement.evidence import StoredEvidence, evidence_digest
 
+_INSERT: Final = insert(charges)
+_CHARGES: Final = (
+    select(charges)
+    .where(charges.c.account_id == bindparam("of_account"), charges.c.session_id == bindparam("of_session"))
+    .order_by(charges.c.version)
+)
+
 
 @dataclass(frozen=True, slots=True)
 class NewCharge:
@@ -33,7 +40,7 @@ class NewCharge:
 
     async def store(self, transaction: Transaction, entry_ids: Mapping[str, UUID]) -> None:
         """``entry_ids``: what :meth:`app.ledger.book.Book.close` answered. A charge of 0 has no entry."""
-        await transaction.execute(insert(charges).values(**self.row, entry_id=entry_ids.get(self.natural_key)))
+        await transaction.execute(_INSERT, {**self.row, "entry_id": entry_ids.get(self.natural_key)})
 
 
 def new_charge(
@@ -75,12 +82,8 @@ def stored_document(stored: StoredEvidence, rated: Charge) -> bytes:
 
 async def load_charges(transaction: Transaction, session: Session) -> list[Row[Any]]:
     """The session's charges, the settlement's first."""
-    statement = (
-        select(charges)
-        .where(charges.c.account_id == session.account_id, charges.c.session_id == session.id)
-        .order_by(charges.c.version)
-    )
-    return list((await transaction.execute(statement)).all())
+    this = {"of_account": session.account_id, "of_session": session.id}
+    return list((await transaction.execute(_CHARGES, this)).all())
 
 
 async def post_charge(

@@ -1,7 +1,8 @@
 """Reconciliation: which sessions are worked on, when, and by whom. What is done to each is in :mod:`.work`."""
 
 import asyncio
-from collections.abc import Container
+from collections.abc import Container, Sequence
+from enum import Enum, auto
 from typing import Final
 from uuid import UUID
 
@@ -36,8 +37,12 @@ MAX_FAILED_AT_ONCE: Final = 4
 MAX_PLAIN_AT_ONCE: Final = 4
 """Sessions worked on at a time that need no pull."""
 
-PLACE_PATIENCE: Final = Micros(US_PER_S)
-"""A round waits so long for a place; then the next one looks anew."""
+PLAIN_PATIENCE: Final = Micros(US_PER_S // 5)
+PULL_PATIENCE: Final = Micros(7 * US_PER_S // 10)
+"""So long a round begins sessions of a kind before it looks anew: who needs no pull waits for no crowd that does."""
+
+MAX_LOOKS: Final = 10
+"""So often at most a round looks: a stop waits for it."""
 
 DECISION_PATIENCE: Final = Micros(10 * US_PER_S)
 """So long somebody who decides a review waits for its timeline."""
@@ -47,6 +52,13 @@ REFUSED_FOR: Final = Micros(600 * US_PER_S)
 
 MAX_BATCH: Final = 200
 log = structlog.get_logger(__name__)
+
+
+class _Stop(Enum):
+    """Why not all were begun that are due."""
+
+    PATIENCE = auto()
+    NO_PERMIT = auto()
 
 
 class Reconciler:
@@ -127,29 +139,53 @@ class Reconciler:
         return begun
 
     async def _fill(self, begun: list[asyncio.Task[Outcome | NotNow]]) -> None:
-        in_hand = {due.session for due in self._working.values()}
-        found = [due for due in await self._leases.due(MAX_BATCH) if due.session not in in_hand]
-        may_pull = True
-        for due in sorted(found, key=lambda due: due.pulls):  # else those in need of no pull would wait for a permit
-            if due.pulls and not may_pull:
-                continue
-            if due.failed and not self._has_place(due):
-                continue
-            if not await self._wait_for_place(due):
-                continue
-            permit: Permit | None = None
-            if due.pulls:
-                reserved = await self._permits.reserve(Purpose.PULL)
-                if isinstance(reserved, NotNow):
-                    may_pull = False
-                    continue
-                permit = reserved
-            task = asyncio.create_task(self._guarded(due.session, permit), name=f"reconcile {due.session.id}")
-            self._working[task] = due
-            task.add_done_callback(self._working.pop)
-            begun.append(task)
-        if not may_pull:
-            await self._count_those_asked_in_vain(in_hand)
+        for _ in range(MAX_LOOKS):
+            before = len(begun)
+            in_hand = {due.session for due in self._working.values()}
+            found = [due for due in await self._leases.due(MAX_BATCH) if due.session not in in_hand]
+            plain = await self._begin_those([due for due in found if not due.pulls], PLAIN_PATIENCE, begun)
+            pulls = await self._begin_those([due for due in found if due.pulls], PULL_PATIENCE, begun)
+            if pulls is _Stop.NO_PERMIT:
+                await self._count_those_asked_in_vain(in_hand)
+                return
+            if _Stop.PATIENCE not in (plain, pulls) or len(begun) == before:
+                return
+
+    async def _begin_those(
+        self, found: Sequence[Due], patience: Micros, begun: list[asyncio.Task[Outcome | NotNow]]
+    ) -> _Stop | None:
+        """Begin to work on these, as places are or fall free, until the ``patience`` ends; null: on all there were."""
+        give_up = Instant(self._clock.now() + patience)
+        passed_over: list[Due] = []
+        for due in found:
+            if due.failed and self._failed_in_hand(due) >= MAX_FAILED_AT_ONCE:
+                passed_over.append(due)
+            elif not await self._wait_for_place(due, give_up):
+                return _Stop.PATIENCE
+            elif not await self._begin(due, begun):
+                return _Stop.NO_PERMIT
+        # Where theirs hang no longer, each that is done makes room for the next in this round: a crowd that failed
+        # while the provider was away is through as fast as its rate allows.
+        for due in passed_over:
+            if not await self._wait_for_place(due, give_up):
+                return _Stop.PATIENCE
+            if not await self._begin(due, begun):
+                return _Stop.NO_PERMIT
+        return None
+
+    async def _begin(self, due: Due, begun: list[asyncio.Task[Outcome | NotNow]]) -> bool:
+        """Begin to work on a session that has its place; false: it needs a pull, and there is no permit for one."""
+        permit: Permit | None = None
+        if due.pulls:
+            reserved = await self._permits.reserve(Purpose.PULL)
+            if isinstance(reserved, NotNow):
+                return False
+            permit = reserved
+        task = asyncio.create_task(self._guarded(due.session, permit), name=f"reconcile {due.session.id}")
+        self._working[task] = due
+        task.add_done_callback(self._working.pop)
+        begun.append(task)
+        return True
 
     async def _count_those_asked_in_vain(self, in_hand: Container[AccountThing]) -> None:
         """Nobody's timeline is asked for, as the provider takes no request; they are missing all the same.
@@ -181,25 +217,29 @@ class Reconciler:
         except Exception:
             log.exception("reconcile.broke", session_id=str(due.session.id))
 
-    def _has_place(self, due: Due) -> bool:
-        taken = [other for other in self._working.values() if other.pulls == due.pulls]
-        if not due.pulls:
-            return len(taken) < MAX_PLAIN_AT_ONCE
-        if due.failed and sum(other.failed for other in taken) >= MAX_FAILED_AT_ONCE:
-            return False
-        return len(taken) < MAX_AT_ONCE
+    def _failed_in_hand(self, due: Due) -> int:
+        return sum(other.failed for other in self._working.values() if other.pulls == due.pulls)
 
-    async def _wait_for_place(self, due: Due) -> bool:
-        give_up = self._clock.now() + PLACE_PATIENCE
-        while not self._has_place(due):
-            left = Micros(give_up - self._clock.now())
+    def _has_place(self, due: Due) -> bool:
+        taken = sum(other.pulls == due.pulls for other in self._working.values())
+        if not due.pulls:
+            return taken < MAX_PLAIN_AT_ONCE
+        if due.failed and self._failed_in_hand(due) >= MAX_FAILED_AT_ONCE:
+            return False
+        return taken < MAX_AT_ONCE
+
+    async def _wait_for_place(self, due: Due, give_up: Instant) -> bool:
+        """False: there was none until then, or that is over."""
+        while (left := Micros(give_up - self._clock.now())) > 0:
+            if self._has_place(due):
+                return True
             done, _ = await asyncio.wait(
                 self._working, timeout=self._clock.real_seconds(left), return_when=asyncio.FIRST_COMPLETED
             )
             if not done:
                 return False
             await asyncio.sleep(0)  # what is done leaves its place
-        return True
+        return False
 
     async def _guarded(
         self, session: AccountThing, permit: Permit | None, *, now_please: bool = False

@@ -1,21 +1,22 @@
 """Scripts: what a simulated session says, when its agent leaves, which heartbeats it sends. Plain data, from JSON.
 
-``{"name", "about"?, "segments"?: [[type, seconds], ...], "repeat"?, "random"?, "agent_leaves_s"?, "connects_after_s"?,
-"heartbeats"?: false | {"first_s"?, "every_s"?}, "grows_after_leaving"?}``; every field is explained at
-:class:`Script`. Errors: :class:`InvalidScript`.
+``{"name", "about"?, "segments"?: [[type, seconds], ...], "repeat"?, "random"?: true | {"turns"?, "user_s"?, ...},
+"agent_leaves_s"?, "connects_after_s"?, "heartbeats"?: false | {"first_s"?, "every_s"?}, "grows_after_leaving"?}``;
+every field is explained at :class:`Script` and :class:`Draw`. Errors: :class:`InvalidScript`.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Final
+from typing import Any, Final
 
 from app.core.lossless_json import InvalidJson, JsonNumber, loads
 from app.core.units import US_PER_MS, US_PER_S, InvalidQuantity, Micros, parse_seconds
 from app.ports.randomness import Randomness
 
 MAX_SEGMENTS: Final = 10_000
+MAX_TURNS: Final = MAX_SEGMENTS // 2
 MAX_SCRIPT_BYTES: Final = 1024 * 1024
 MIN_HEARTBEAT_EVERY: Final = Micros(US_PER_S)
 BUILT_IN: Final = ("guide", "talk", "ghost", "disconnect", "endless", "silent", "unheard", "random")
@@ -34,6 +35,30 @@ class Segment:
     duration: Micros
 
 
+Range = tuple[int, int]
+"""Milliseconds from the one to the other, both inclusive."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """Of what conversations are drawn: each stretch is as likely to be as long as any in its range."""
+
+    turns: tuple[int, int] = (2, 41)
+    in_turn: bool = False
+    """Agent and user take turns, the agent first; else each turn is anybody's."""
+    user_ms: Range = (200, 20_000)
+    agent_ms: Range = (200, 20_000)
+    pause_ms: Range = (50, 3_000)
+    long_pause_ms: Range = (5_000, 90_000)
+    """Long enough to be capped, or to outlast a heartbeat."""
+    long_pause_in: int = 8
+    """One pause in so many is a long one."""
+    stays_ms: Range = (0, 60_000)
+    """How long the agent stays after the last pause."""
+    connects_ms: Range = (0, 2_000)
+    """From the confirmed start to the connection."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
     """What happens in a session, counted from the instant at which agent and user are connected."""
@@ -44,8 +69,8 @@ class Script:
     """Played one after the other; then silence grows. Any type is allowed: the provider may invent some as well."""
     repeat: bool = False
     """Begin again after the last segment, until the agent leaves."""
-    random: bool = False
-    """Draw segments and the agent's leaving for each session."""
+    random: Draw | None = None
+    """Draw segments, the connection and the agent's leaving for each session."""
     agent_leaves: Micros | None = None
     """The conversation and the heartbeats stop here, or at the time limit if that is earlier; ``None``: there."""
     connects_after: Micros = Micros(0)
@@ -87,7 +112,7 @@ def parse_script(text: bytes) -> Script:
         about=str(fields.get("about", "")),
         segments=_segments(fields.get("segments", [])),
         repeat=_flag(fields, "repeat", default=False),
-        random=_flag(fields, "random", default=False),
+        random=_draw(fields.get("random", False)),
         agent_leaves=None if leaves is None else _seconds(leaves, "agent_leaves_s"),
         connects_after=_seconds(fields.get("connects_after_s", JsonNumber("0")), "connects_after_s"),
         heartbeats=beats,
@@ -144,6 +169,43 @@ def _heartbeats(value: object) -> tuple[bool, Micros, Micros]:
     return True, first, every
 
 
+def _draw(value: object) -> Draw | None:
+    if isinstance(value, bool):
+        return Draw() if value else None
+    ranges = {f"{name}_s": f"{name}_ms" for name in ("user", "agent", "pause", "long_pause", "stays", "connects")}
+    if not isinstance(value, dict) or set(value) - {*ranges, "turns", "in_turn", "long_pause_in"}:
+        raise InvalidScript(f"random: true, false, or an object of {', '.join(ranges)}, turns, in_turn, long_pause_in")
+    given: dict[str, Any] = {ranges[name]: _range(value[name], name) for name in ranges if name in value}
+    if "turns" in value:
+        few, many = _pair(value["turns"], "turns")
+        given["turns"] = _whole(few, MAX_TURNS, "turns"), _whole(many, MAX_TURNS, "turns")
+        if given["turns"][0] > given["turns"][1]:
+            raise InvalidScript("random/turns: the fewest first")
+    if "long_pause_in" in value:
+        given["long_pause_in"] = _whole(value["long_pause_in"], MAX_TURNS, "long_pause_in")
+    return Draw(in_turn=_flag(value, "in_turn", default=False), **given)
+
+
+def _pair(value: object, name: str) -> tuple[object, object]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise InvalidScript(f"random/{name}: a pair")
+    return value[0], value[1]
+
+
+def _whole(value: object, most: int, name: str) -> int:
+    number = int(value) if isinstance(value, JsonNumber) and value.isdigit() and len(value) <= 9 else 0
+    if not 1 <= number <= most:
+        raise InvalidScript(f"random/{name}: whole numbers from 1 to {most}")
+    return number
+
+
+def _range(value: object, name: str) -> Range:
+    shortest, longest = (_seconds(part, f"random/{name}") for part in _pair(value, name))
+    if shortest > longest or shortest % US_PER_MS or longest % US_PER_MS:
+        raise InvalidScript(f"random/{name}: whole milliseconds, the shortest first")
+    return shortest // US_PER_MS, longest // US_PER_MS
+
+
 def _flag(fields: Mapping[str, object], name: str, *, default: bool) -> bool:
     value = fields.get(name, default)
     if not isinstance(value, bool):
@@ -163,25 +225,26 @@ def _seconds(value: object, where: str) -> Micros:
 
 def draw(script: Script, randomness: Randomness) -> Script:
     """A random script made definite; any other as it is. Durations are whole milliseconds, as the guide's are."""
-    if not script.random:
+    of = script.random
+    if of is None:
         return script
 
-    def between(low_ms: int, high_ms: int) -> Micros:
-        return Micros((low_ms + randomness.below(high_ms - low_ms + 1)) * US_PER_MS)
+    def between(bounds: Range) -> Micros:
+        return Micros((bounds[0] + randomness.below(bounds[1] - bounds[0] + 1)) * US_PER_MS)
 
     segments: list[Segment] = []
-    for _ in range(2 + randomness.below(40)):
-        segments.append(Segment(("user", "agent")[randomness.below(2)], between(200, 20_000)))
-        # Mostly the pauses of a conversation, now and then one long enough to be capped or to outlast a heartbeat.
-        pause = between(5_000, 90_000) if randomness.below(8) == 0 else between(50, 3_000)
+    for turn in range(of.turns[0] + randomness.below(of.turns[1] - of.turns[0] + 1)):
+        users = turn % 2 == 1 if of.in_turn else randomness.below(2) == 0
+        segments.append(Segment("user", between(of.user_ms)) if users else Segment("agent", between(of.agent_ms)))
+        pause = between(of.long_pause_ms) if randomness.below(of.long_pause_in) == 0 else between(of.pause_ms)
         segments.append(Segment(SILENCE, pause))
     talked = sum(segment.duration for segment in segments)
     return Script(
         name=script.name,
         about=script.about,
         segments=tuple(segments),
-        agent_leaves=Micros(talked + between(0, 60_000)),
-        connects_after=between(0, 2_000),
+        agent_leaves=Micros(talked + between(of.stays_ms)),
+        connects_after=between(of.connects_ms),
         heartbeats=script.heartbeats,
         heartbeat_first=script.heartbeat_first,
         heartbeat_every=script.heartbeat_every,

@@ -9,6 +9,7 @@ import uvicorn
 from app.simulator.answers import CuttableProtocol
 from app.simulator.config import SimulatorConfig
 from app.simulator.web import app
+from app.simulator.world import World
 
 STOP_WITHIN_S: Final = 1
 """Requests under way, hanging ones above all, are given so long when the server stops."""
@@ -22,6 +23,7 @@ class Simulator:
 
     def __init__(self, config: SimulatorConfig) -> None:
         self.config = config
+        self.world = World(config)
         family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
         # The protocol is named because asyncio switches Nagle's algorithm off only where it is: without it each answer,
         # written in two parts, waits 40 ms for the client's delayed acknowledgement.
@@ -36,7 +38,7 @@ class Simulator:
         port = self._socket.getsockname()[1]
         self.url = f"http://[{config.host}]:{port}" if ":" in config.host else f"http://{config.host}:{port}"
         settings = uvicorn.Config(
-            app(config),
+            app(self.world),
             http=CuttableProtocol,
             ws="none",
             # Its access log would print nothing that is not in /sim/sessions, and slow the server down.

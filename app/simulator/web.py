@@ -15,7 +15,7 @@ from starlette.routing import Route
 from app.core.lossless_json import InvalidJson, JsonNumber, dumps, loads
 from app.core.units import US_PER_S, Instant, Micros, format_instant, format_millionths
 from app.simulator.answers import HalfAnswer, Hanging, NoAnswer
-from app.simulator.config import MAX_TIME_LIMIT_S, Envelope, NextPage, SimulatorConfig
+from app.simulator.config import MAX_TIME_LIMIT_S, Envelope, NextPage
 from app.simulator.faults import InvalidFault, parse_settings
 from app.simulator.poster import checked_webhook
 from app.simulator.script import Script, Segment
@@ -32,12 +32,11 @@ _RETRY_AFTER: Final = {"retry-after": "1"}
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-def app(config: SimulatorConfig) -> Starlette:
+def app(world: World) -> Starlette:
     """The simulated provider as an ASGI application; its lifespan stops the heartbeats.
 
     The faults that drop a connection need the protocol that :func:`app.simulator.server.serve` runs it on.
     """
-    world = World(config)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -47,7 +46,7 @@ def app(config: SimulatorConfig) -> Starlette:
     provider, control = _Provider(world), _Control(world)
 
     def route(path: str, method: str, handler: Handler) -> Route:
-        return Route(path, _with_key(config.api_key, handler), methods=[method])
+        return Route(path, _with_key(world.config.api_key, handler), methods=[method])
 
     routes = [
         route("/api/v1/session/start", "POST", provider.start),
@@ -55,6 +54,7 @@ def app(config: SimulatorConfig) -> Starlette:
         route("/api/v1/session/{id}/end", "POST", provider.end),
         route("/sim/sessions", "GET", control.sessions),
         route("/sim/sessions/{id}", "GET", control.session),
+        route("/sim/sessions/{id}/faults", "PUT", control.set_faults_of_one),
         route("/sim/calls", "GET", control.calls),
         route("/sim/faults", "GET", control.faults),
         route("/sim/faults", "PUT", control.set_faults),
@@ -177,7 +177,7 @@ class _Provider:
         session = self._world.sessions.get(request.path_params["id"])
         if session is None:
             return _REFUSALS["404"]()
-        call.fault = fault = self._world.faults.strike("end")
+        call.fault = fault = self._world.strike("end", session)
         if fault in _REFUSALS and fault not in _AFTERWARDS:
             return _REFUSALS[fault]()
         if fault != "ignored":
@@ -198,7 +198,7 @@ class _Provider:
         position = _position(request.query_params.get("page"), config.next_page)
         if position is None:
             return _invalid("page: no such page")
-        call.fault = fault = self._world.faults.strike("timeline")
+        call.fault = fault = self._world.strike("timeline", session)
         if fault in _REFUSALS:
             return _REFUSALS[fault]()
         if fault == "slow":
@@ -315,6 +315,20 @@ class _Control:
 
     async def faults(self, _: Request) -> Response:
         return _json(200, self._world.faults.report())
+
+    async def set_faults_of_one(self, request: Request) -> Response:
+        """Replaces the settings of one session: what is not named is off, but for what is set for all."""
+        session = self._world.sessions.get(request.path_params["id"])
+        if session is None:
+            return _REFUSALS["404"]()
+        try:
+            settings = parse_settings(await _body(request))
+        except (InvalidJson, InvalidFault) as error:
+            return _json(422, {"type": "invalid_input", "message": str(error)})
+        if any(name.startswith("start.") for name in settings):
+            message = "this session has been started: faults of starts are set for all"
+            return _json(422, {"type": "invalid_input", "message": message})
+        return _json(200, self._world.spoil(session, settings).report())
 
     async def set_faults(self, request: Request) -> Response:
         """Replaces all settings: what is not named is off."""

@@ -13,7 +13,7 @@ from app.core.units import US_PER_S, Instant, Micros
 from app.ports.ids import TimeOrderedIds
 from app.simulator.config import MAX_SESSIONS, SimulatorConfig
 from app.simulator.conversation import heard, heartbeats, leaves_after
-from app.simulator.faults import Faults
+from app.simulator.faults import Faults, Setting
 from app.simulator.poster import Poster, PostFailed
 from app.simulator.script import Script, Segment, draw
 
@@ -74,6 +74,8 @@ class Session:
     heartbeats: deque[Heartbeat] = field(default_factory=lambda: deque(maxlen=MAX_HEARTBEATS_KEPT))
     beating: asyncio.Task[None] | None = None
     on_their_way: int = 0
+    faults: Faults | None = None
+    """Of this session alone; they strike before those of all."""
 
     @property
     def quiet(self) -> bool:
@@ -141,6 +143,16 @@ class World:
         start = max(0, first - forgotten)
         return self._called, list(islice(self._calls, start, start + most))
 
+    def strike(self, operation: str, session: Session) -> str | None:
+        """The fault that strikes a call about this session, or a heartbeat of it; ``None`` if none."""
+        own = None if session.faults is None else session.faults.strike(operation)
+        return own or self.faults.strike(operation)
+
+    def spoil(self, session: Session, settings: Mapping[str, Setting]) -> Faults:
+        """Replace the faults of one session."""
+        session.faults = Faults(settings, self.config.randomness(f"faults of {session.id}"))
+        return session.faults
+
     def script_for(self, persona: str, scenario: str) -> Script | None:
         """What the start of ``scenario`` plays; ``None`` if this provider does not know persona or scenario."""
         config = self.config
@@ -183,7 +195,7 @@ class World:
         for offset in heartbeats(session.script, session.limit):
             due_at = Instant(session.connected_at + offset)
             await self.clock.sleep(Micros(due_at - self.clock.now()))
-            fault = self.faults.strike("heartbeat")
+            fault = self.strike("heartbeat", session)
             for _ in range(2 if fault == "doubled" else 1):
                 record = Heartbeat(due_at, fault)
                 session.heartbeats.append(record)
@@ -218,6 +230,11 @@ class World:
             record.done_at = self.clock.now()
             if record.status is not None and record.status < 500 and record.status != 429:
                 return
+
+    async def posted(self) -> None:
+        """Wait until every heartbeat that was due has been answered, or has failed."""
+        while self._posting:
+            await asyncio.wait(set(self._posting))
 
     async def aclose(self) -> None:
         """Stop all heartbeats and wait until they have stopped."""

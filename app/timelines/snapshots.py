@@ -42,6 +42,8 @@ _SNAPSHOTS: Final = (
     .where(snapshots.c.account_id == bindparam("of"), snapshots.c.session_id == bindparam("session"))
     .order_by(snapshots.c.n)
 )
+_SNAPSHOTS_UP_TO: Final = _SNAPSHOTS.where(snapshots.c.n <= bindparam("up_to"))
+_INSERT: Final = insert(snapshots)
 
 
 async def load_snapshots(transaction: Transaction, session: AccountThing, up_to: int | None = None) -> list[Snapshot]:
@@ -53,8 +55,10 @@ async def load_packed_snapshots(
     transaction: Transaction, session: AccountThing, up_to: int | None = None
 ) -> Sequence[Row[Any]]:
     """The rows of the same, for :func:`unpacked`."""
-    statement = _SNAPSHOTS if up_to is None else _SNAPSHOTS.where(snapshots.c.n <= up_to)
-    return (await transaction.execute(statement, {"of": session.account_id, "session": session.id})).all()
+    key: dict[str, Any] = {"of": session.account_id, "session": session.id}
+    if up_to is None:
+        return (await transaction.execute(_SNAPSHOTS, key)).all()
+    return (await transaction.execute(_SNAPSHOTS_UP_TO, key | {"up_to": up_to})).all()
 
 
 def unpacked(rows: Sequence[Row[Any]]) -> list[Snapshot]:
@@ -81,20 +85,21 @@ async def add_snapshot(
     shared = sum(1 for _ in takewhile(_same_text, pairs))
     n = earlier[-1].n + 1 if earlier else 1
     await transaction.execute(
-        insert(snapshots).values(
-            account_id=session.account_id,
-            session_id=session.id,
-            n=n,
-            requested_at=pulled.requested_at,
-            received_at=pulled.received_at,
-            timeline=timeline.end,
-            speech=timeline.speech,
-            last_type=timeline.segments[-1].type.value if timeline.segments else None,
-            digest=values_digest(pulled.values),
-            shared_values=shared,
-            other_values=zlib.compress(dumps(pulled.values[shared:]).encode()),
-            page_digests=[body.digest for body in pulled.bodies],
-        )
+        _INSERT,
+        {
+            "account_id": session.account_id,
+            "session_id": session.id,
+            "n": n,
+            "requested_at": pulled.requested_at,
+            "received_at": pulled.received_at,
+            "timeline": timeline.end,
+            "speech": timeline.speech,
+            "last_type": timeline.segments[-1].type.value if timeline.segments else None,
+            "digest": values_digest(pulled.values),
+            "shared_values": shared,
+            "other_values": zlib.compress(dumps(pulled.values[shared:]).encode()),
+            "page_digests": [body.digest for body in pulled.bodies],
+        },
     )
     known = {digest for snapshot in earlier for digest in snapshot.page_digests}
     await keep_bodies(transaction, session, [body for body in pulled.bodies if body.digest not in known])

@@ -139,6 +139,7 @@ class RevokeKey(_OfNobody):
     name = "revoke"
     title = "Revoke an API key"
     verb = "Revoke it"
+    lead = "Whoever uses this key is refused from then on. It cannot be undone: make another key first."
     document = NothingDocument
     dangerous = True
     fields = ()
@@ -207,6 +208,9 @@ class NewPassword(_WithPassword):
     name = "admin-password"
     title = "Another password"
     verb = "Make another password"
+    lead = (
+        "A new password is made here and shown once. The old one opens nothing any more, and who is signed in is out."
+    )
     document = NothingDocument
     fields = ()
 

@@ -137,6 +137,7 @@ class Void(Action[VoidDocument]):
     name = "void"
     title = "Void a grant"
     verb = "Take back what is left"
+    lead = "Takes back what is left of the grant and held by no session."
     scope = Scope.CREDITS_WRITE
     document = VoidDocument
     dangerous = True

@@ -100,6 +100,8 @@ class Action(ABC, Generic[AnyDocument]):
     scope: ClassVar[Scope]
     document: type[AnyDocument]
     nav: ClassVar[str] = "users"
+    lead: ClassVar[str] = ""
+    """Said above the form, where its fields do not tell what it is about to do."""
     dangerous: ClassVar[bool] = False
     """It takes something away."""
     confirmed: ClassVar[bool] = True

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Row, select, tuple_
+from sqlalchemy import Row, select
 from starlette.responses import Response
 
 from app.core.ids import Kind, account_id_of, public_id
 from app.core.lossless_json import dumps
 from app.core.units import format_instant
 from app.db.database import Database, Transaction
+from app.db.keyset import beyond
 from app.db.tables import accounts, events
 from app.events.outbox import EventType
 from app.http.pages import DEFAULT_LIMIT, cursor_instant, cursor_uuid, make_cursor, page, read_cursor
@@ -55,8 +56,8 @@ async def events_page(
         newest = newest.where(events.c.type == kind)
     position = read_cursor(cursor, int, str)
     if position is not None:
-        place = tuple_(events.c.created_at, events.c.id)
-        newest = newest.where(place < tuple_(cursor_instant(position[0]), cursor_uuid(position[1])))
+        last = cursor_instant(position[0]), cursor_uuid(position[1])
+        newest = newest.where(beyond((events.c.created_at, events.c.id), last, down=True))
     these = newest.subquery()
     statement = (
         select(these, accounts.c.user_id)

@@ -124,7 +124,8 @@ async def _read(transaction: Transaction, now: Instant) -> Figures:
     due = await _one(transaction, select(func.min(sessions.c.due_at)).where(sessions.c.due_at.is_not(None)))
     kinds = select(grants.c.kind, func.sum(grants.c.remaining)).where(grants.c.remaining > 0).group_by(grants.c.kind)
     outstanding = {row[0]: int(row[1]) for row in await transaction.execute(kinds)}
-    debt = await _one(transaction, select(func.coalesce(func.sum(accounts.c.debt), 0)))
+    owed = select(func.coalesce(func.sum(accounts.c.debt), 0)).where(accounts.c.debt > 0)
+    debt = await _one(transaction, owed)
     today = now - now % US_PER_DAY
     leaked = await _leakage(transaction, Instant(now - LEAKAGE_DAYS * US_PER_DAY))
     lately = select(func.count()).select_from(failed_pulls).where(failed_pulls.c.last_at > now - PULLS_LOOKED_BACK)

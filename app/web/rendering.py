@@ -1,5 +1,6 @@
 """Pages from templates: everything that comes from outside is escaped, and a value that is missing is an error."""
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -60,6 +61,7 @@ DONE: Final[Mapping[str, str]] = {
 """What is said of an action that was done, by its name."""
 
 _TOLD: Final[Mapping[str, str]] = {name.value: told for name, told in (*REASONS.items(), *ANOMALIES.items())}
+_ANOMALY: Final = re.compile("|".join(rf"\b{name.value}\b" for name in ANOMALIES))
 _MICRO: Final = Decimal("0.000001")
 _DAY_S: Final = 86_400
 _MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -190,6 +192,11 @@ def reason(name: str) -> str:
     return _TOLD.get(name) or words(name)
 
 
+def told(text: str) -> str:
+    """A reason that was written down, with what is odd about evidence in words where it is named."""
+    return _ANOMALY.sub(lambda found: _TOLD[found[0]], text)
+
+
 def words(name: str) -> str:
     """A name of the API's as words: ``after_last_proof`` → ``after last proof``."""
     return name.replace("_", " ").replace(".", " · ")
@@ -207,6 +214,7 @@ _FILTERS: Final[dict[str, Callable[..., Any]]] = {
     "shortened": shortened,
     "signed": signed,
     "span": span,
+    "told": told,
     "whole_span": whole_span,
     "words": words,
 }

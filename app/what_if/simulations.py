@@ -19,6 +19,7 @@ from app.core.lossless_json import dumps
 from app.core.units import US_PER_DAY, Instant, Micros, format_instant
 from app.core.what_if import Tally
 from app.db.database import Database, Transaction
+from app.db.keyset import beyond
 from app.db.tables import simulations
 from app.errors import NOT_FOUND, TOO_MANY_SIMULATIONS, Problem, invalid
 from app.http.pages import cursor_instant, make_cursor, page, read_cursor
@@ -205,14 +206,11 @@ async def simulations_page(transaction: Transaction, limit: int, cursor: str | N
     statement = select(*told).order_by(simulations.c.created_at.desc(), simulations.c.id.desc())
     position = read_cursor(cursor, int, str)
     if position is not None:
-        last = parse_reference_id(Kind.SIMULATION, position[1])
-        if last is None:
+        last_id = parse_reference_id(Kind.SIMULATION, position[1])
+        if last_id is None:
             raise invalid("/cursor", "is not a cursor of this list")
-        created_at = cursor_instant(position[0])
-        statement = statement.where(
-            (simulations.c.created_at < created_at)
-            | ((simulations.c.created_at == created_at) & (simulations.c.id < last))
-        )
+        last = cursor_instant(position[0]), last_id
+        statement = statement.where(beyond((simulations.c.created_at, simulations.c.id), last, down=True))
     rows = (await transaction.execute(statement.limit(limit + 1))).all()
     shown = rows[:limit]
     more = None

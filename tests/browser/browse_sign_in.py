@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Stage, sign_in
+from tests.browser.conftest import Stage, sign_in, violations
+from tests.support.furnished import link_for, make_admin
 from tests.support.postgres import tell
 from tests.support.world import ADMIN_KEY
 
@@ -54,6 +55,22 @@ def test_whoever_signs_out_is_out(admin: Page) -> None:
     expect(admin.get_by_role("button", name="Sign in", exact=True)).to_be_visible()
     admin.goto("/admin")
     expect(admin.get_by_role("button", name="Sign in", exact=True)).to_be_visible()
+
+
+def test_a_link_signs_in_by_one_key_press_and_never_again(visitor: Callable[..., Page], stage: Stage) -> None:
+    name = stage.run(make_admin(stage.world))
+    address = f"/admin/sign-in/link?token={stage.run(link_for(stage.world, name))}"
+    page = visitor()
+    page.goto(address)
+    expect(page.get_by_role("button", name=f"Sign in as {name}")).to_be_focused()
+    assert violations(page) == []
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+    expect(page.get_by_text(name)).to_be_visible()
+    later = visitor()
+    later.goto(address)
+    expect(later.get_by_role("alert")).to_contain_text("This link was used, has expired, or never was one")
+    assert violations(later) == []
 
 
 def test_a_sign_in_that_has_ended_leads_to_the_next_one(visitor: Callable[..., Page], stage: Stage) -> None:

@@ -60,6 +60,7 @@ EXAMPLES: Final[Mapping[str, Callable[[Furnished], str]]] = {
         f"/admin/rate-cards/versions?name={quote(found.cards['hostile']['name'], safe='')}"
     ),
     "/admin/sign-in": lambda _: "/admin/sign-in",
+    "/admin/sign-in/link": lambda found: f"/admin/sign-in/link?token={found.link}",
     "/admin/system": lambda _: "/admin/system",
     "/admin/system/faults": lambda _: "/admin/system/faults",
     "/admin/system/starts": lambda _: "/admin/system/starts",

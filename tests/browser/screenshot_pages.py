@@ -24,6 +24,7 @@ def test_picture(visitor: Callable[..., Page], stage: Stage, path: str, theme: s
 
 def take(page: Page, path: str, theme: str, size: str) -> None:
     FOLDER.mkdir(exist_ok=True)
+    page.wait_for_load_state("networkidle")  # what a page fetches by itself is a part of it
     name = re.sub(r"[^a-z]+", "-", path.removeprefix("/")).strip("-")
     page.screenshot(path=FOLDER / f"{name}.{theme}.{size}.png", full_page=True)
 

@@ -14,6 +14,7 @@ from app.core.units import Instant, Micros
 from app.gabber import Gabber, PulledTimeline, PullFailed, PullFailure, RawBody
 from app.gabber.bodies import MAX_KEPT_OF_FAILED, MAX_PAGES_OF_FAILED, MIN_PART_OF_KEY, REMOVED, Recording, of_a_failure
 from app.gabber.client import LARGE_BODY
+from app.gabber.pages import Page
 from app.gabber.wire import MAX_BODY_BYTES
 from app.ports.clock import SystemClock
 from tests.contract.test_gabber_timeline import BAD, KEY, A, B, gabber, ok, pull
@@ -164,22 +165,63 @@ async def test_tokens_of_webhooks_are_taken_out(hook: str) -> None:
     assert TOKEN[:20].encode() not in recorded(hook[:-3].encode(), whole=False).content
 
 
+HIDDEN = {
+    "slashes as numbers": HOOK.replace("/", "\\u002f"),
+    "more as numbers": HOOK.replace("/", "\\u002F").replace("-", "\\u002d"),
+    "percent, twice": quote(quote(HOOK, safe=""), safe=""),
+    "UTF-16": HOOK.encode("utf-16-le").decode("latin-1"),
+    "the whole key as numbers": "".join(f"\\u{ord(letter):04x}" for letter in ODD_KEY),
+    "the whole key in percent": "".join(f"%{ord(letter):02X}" for letter in ODD_KEY),
+}
+
+
+@pytest.mark.parametrize("hidden", [*HIDDEN.values(), json.dumps(json.dumps({"webhook": HOOK.replace("/", "\\/")}))])
+async def test_what_hides_a_secret_behind_escapes_is_not_kept(hidden: str) -> None:
+    body = recorded(f'{{"webhook": "{hidden}"}}'.encode("latin-1"))
+    assert body.redacted
+    assert TOKEN.encode() not in body.content
+    # Where the token itself stands in the open, it is enough to take that out.
+    assert body.content == REMOVED or TOKEN in hidden
+
+
+@pytest.mark.parametrize("hidden", HIDDEN)
+async def test_a_timeline_that_hides_a_secret_is_read_without_it(hidden: str) -> None:
+    text = HIDDEN[hidden]
+    values = f'[{{"type": "agent", "seconds": 1.50, "note": "{text}", "{text}": 7}}, "ü\\ud800"]'
+    body = f'{{"values": {values}, "next_page": "{text}", "total_count": 1}}'
+    if hidden == "UTF-16":
+        body = body.replace(text, HOOK)
+    found = Recording(ODD_KEY).read(body.encode("utf-16-le" if hidden == "UTF-16" else "utf-8"))
+    assert isinstance(found, Page)
+    first, second = found.values
+    assert isinstance(first, dict)
+    note = first["note"]
+    assert "[removed]" in note
+    assert first == {"type": "agent", "seconds": "1.50", "note": note, note: "7"}
+    assert second == "ü\ud800"
+    for secret in (TOKEN, ODD_KEY):
+        assert secret not in dumps([found.values, found.next_page])
+        assert secret not in note
+
+
 @pytest.mark.parametrize(
     "hidden",
     [
-        HOOK.replace("/", "\\u002f"),
-        HOOK.replace("/", "\\u002F").replace("-", "\\u002d"),
-        quote(quote(HOOK, safe=""), safe=""),
-        json.dumps(json.dumps({"webhook": HOOK.replace("/", "\\/")})),
-        HOOK.encode("utf-16-le").decode("latin-1"),
-        "".join(f"\\u{ord(letter):04x}" for letter in ODD_KEY),
-        "".join(f"%{ord(letter):02X}" for letter in ODD_KEY),
+        TOKEN.replace("_", "\\u005f"),
+        TOKEN.replace("-", "%2D"),
+        "".join(f"\\u{ord(letter):04x}" for letter in TOKEN),
+        json.dumps(TOKEN.replace("_", "\\u005f"))[1:-1],
     ],
 )
-async def test_what_hides_a_secret_behind_escapes_is_not_kept_at_all(hidden: str) -> None:
-    body = recorded(f'{{"webhook": "{hidden}"}}'.encode("latin-1"))
-    assert (body.content, body.redacted) == (REMOVED, True)
-    assert Recording(ODD_KEY).without_secrets(hidden.encode("latin-1")) == REMOVED
+async def test_neither_does_a_bare_token_hide_behind_escapes(hidden: str) -> None:
+    body = f'{{"values": [{{"type": "agent", "note": "{hidden}"}}], "next_page": null, "total_count": 1}}'.encode()
+    assert recorded(body).content == REMOVED
+    for encoding in ("utf-8", "utf-16-le"):
+        found = Recording(ODD_KEY).read(body.decode().encode(encoding))
+        assert isinstance(found, Page)
+        assert found.values == [{"type": "agent", "note": "[removed]"}]
+    assert TOKEN not in repr(recorded(b"x", kind=f"text/{quote(ODD_KEY, safe='')}"))
+    assert recorded(b"x", kind=f"text/{quote(quote(ODD_KEY, safe=''), safe='')}").content_type == "[removed]"
 
 
 async def test_a_token_is_taken_out_wherever_it_stands_and_no_number_is() -> None:

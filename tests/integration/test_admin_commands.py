@@ -73,3 +73,21 @@ def test_bad_input_changes_nothing(run: Run, url: str) -> None:
         result = run(*words, typed=typed)
         assert result.exit_code != 0 or isinstance(result.exception, Problem), words
     assert ask(url, "select * from admin_users order by id") == before
+
+
+def test_a_link_that_signs_in_is_printed_once_and_kept_nowhere(run: Run, url: str) -> None:
+    assert run("create", "eve", "--password-stdin").exit_code == 0
+    made = json.loads(run("sign-in-link", "eve", "--minutes", "5", "--json").stdout)
+    address, _, token = made["url"].partition("?token=")
+    assert (address, len(token)) == ("http://127.0.0.1:8000/admin/sign-in/link", 52)
+    ((lasts,),) = ask(url, "select expires_at - created_at from admin_sessions where admin like 'link:%'")
+    assert lasts.total_seconds() == 300
+    for table in ("admin_sessions", "audit_log", "admin_users"):
+        assert token not in str(ask(url, f"select * from {table}"))
+    shown = run("sign-in-link", "eve")
+    assert shown.stdout.startswith("http://127.0.0.1:8000/admin/sign-in/link?token=")
+    assert shown.stdout.count("\n") == 1
+    assert "It signs eve in, once, until" in shown.stderr
+    assert len(ask(url, "select 1 from admin_sessions where admin like 'link:%'")) == 1  # the earlier one is void
+    assert isinstance(run("sign-in-link", "nobody").exception, Problem)
+    assert run("sign-in-link", "eve", "--minutes", "61").exit_code == 2

@@ -135,6 +135,22 @@ def test_a_durable_server_starts_keeps_its_data_and_leaves_nothing_behind(folder
         assert ask(urls.owner, "SELECT n FROM kept") == [(1,)]
 
 
+def test_a_start_anew_finds_an_empty_database_and_the_same_roles(made: Path) -> None:
+    server = EmbeddedPostgres(made, durable=False)
+    urls = server.start()
+    try:
+        tell(urls.owner, "create table kept (a int)")
+    finally:
+        server.stop()
+    for anew, tables in ((False, 1), (True, 0)):
+        urls = server.start(anew=anew)
+        try:
+            assert len(ask(urls.owner, "select 1 from pg_tables where tablename = 'kept'")) == tables
+            assert ask(urls.service, "select current_user") == [("talktime_service",)]
+        finally:
+            server.stop()
+
+
 def test_roles_can_do_what_they_must_and_no_more(made: Path) -> None:
     with running(EmbeddedPostgres(made, durable=False)) as urls:
         for url, role in ((urls.owner, "talktime_owner"), (urls.service, "talktime_service")):

@@ -1,16 +1,15 @@
 """Each page makes a bounded number of queries, however much there is to show."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import event
 
 from tests.browser.examples import EXAMPLES, PORTAL
 from tests.integration.test_sign_in import browser, sign_in
 from tests.support.furnished import Furnished, furnish
+from tests.support.plans import asked
 from tests.support.postgres import WorkerDatabases
 from tests.support.scripted_provider import ProviderHost
 from tests.support.world import ADMIN_KEY, World, world
@@ -21,27 +20,12 @@ MOST: Any = 40
 """Queries of a page. Each is read in one state, so the time of each of them counts."""
 
 
-@contextmanager
-def counted(talktime: World) -> Iterator[list[str]]:
-    statements: list[str] = []
-
-    def note(_c: Any, _cursor: Any, statement: str, _parameters: Any, _x: Any, _many: bool) -> None:
-        statements.append(statement)
-
-    engine = talktime.service.database._engine.sync_engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield statements
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
-
-
 async def costs(talktime: World, found: Furnished, client: httpx.AsyncClient) -> dict[str, int]:
     """How many queries each page makes."""
     made: dict[str, int] = {}
     for path, address in {**EXAMPLES, **PORTAL}.items():
         talktime.clock.advance(6)  # or the overview would show what it has read already
-        with counted(talktime) as statements:
+        with asked(talktime) as statements:
             response = await client.get(address(found))
         assert response.status_code in {200, 303}, f"{path}: {response.status_code}"
         made[path] = len(statements)

@@ -424,6 +424,35 @@ async def test_pulls_that_hang_leave_places_to_the_others(databases: WorkerDatab
         await reconciler.finish()
 
 
+async def test_after_an_outage_of_the_provider_a_round_works_on_all_that_failed(
+    databases: WorkerDatabases, providers: ProviderHost
+) -> None:
+    async with world(databases.urls.service, providers.script()) as talktime:
+        sessions = [await live(talktime) for _ in range(3 * MAX_FAILED_AT_ONCE)]
+        talktime.clock.advance(70)
+        talktime.provider.timeline_status = 500
+        assert await talktime.reconcile() >= len(sessions)
+        assert {row_of(talktime, session)[0] for session in sessions} == {1}
+        talktime.provider.timeline_status = 200
+        talktime.clock.advance(100)
+        await talktime.reconcile()
+        assert [(await talktime.session(session))["accrued"] for session in sessions].count("0") == 0
+
+
+async def test_a_round_does_not_wait_for_each_of_a_crowd_that_hangs(
+    databases: WorkerDatabases, providers: ProviderHost
+) -> None:
+    async with world(databases.urls.service, providers.script()) as talktime:
+        slow = [await live(talktime) for _ in range(3 * MAX_AT_ONCE)]
+        talktime.provider.hanging |= {session["provider_session_id"] for session in slow}
+        talktime.clock.advance(70)
+        begun = await talktime.service.reconciler.fill()
+        assert len(begun) == MAX_AT_ONCE
+        assert not any(task.done() for task in begun), "the round was over before the first of them was given up"
+        talktime.provider.hanging.clear()
+        await talktime.service.reconciler.finish()
+
+
 async def test_a_place_that_becomes_free_is_taken_at_once(databases: WorkerDatabases, providers: ProviderHost) -> None:
     async with world(databases.urls.service, providers.script()) as talktime:
         slow = [await live(talktime) for _ in range(MAX_AT_ONCE)]

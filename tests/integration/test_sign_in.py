@@ -1,5 +1,6 @@
 """Signing in to the pages: who may, for how long, and what ends it."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,11 +10,13 @@ import pytest
 
 from app.access.admins import NewAdminDocument, Passwords, change_admin, change_password
 from app.core.access import Actor, Role
+from app.core.units import US_PER_S, Micros
 from app.documents import validate
+from app.errors import Problem
 from app.ports.ids import TimeOrderedIds
 from app.ports.randomness import SystemRandomness
 from app.web.site import COOKIE, SECURE_COOKIE
-from tests.support.furnished import PASSWORD, make_admin
+from tests.support.furnished import PASSWORD, link_for, make_admin
 from tests.support.postgres import WorkerDatabases, ask, tell
 from tests.support.scripted_provider import ProviderHost
 from tests.support.world import ADMIN_KEY, PUBLIC_URL, World, world
@@ -128,6 +131,120 @@ async def test_what_ends_a_sign_in(talktime: World, end: str) -> None:
     if end == "disabled":
         async with browser(talktime) as client:
             assert (await sign_in(client, name=name, password=PASSWORD)).status_code == 401
+
+
+def link(token: str) -> str:
+    return f"/admin/sign-in/link?token={token}"
+
+
+async def used(client: httpx.AsyncClient, token: str) -> httpx.Response:
+    return await client.post("/admin/sign-in/link", data={"token": token})
+
+
+async def test_a_link_signs_in_once_and_only_by_a_click(talktime: World) -> None:
+    name = await make_admin(talktime, Role.READ_ONLY)
+    token = await link_for(talktime, name)
+    stored = str(ask(talktime.service.database.conninfo, "select * from admin_sessions"))
+    assert token not in stored
+    assert token.encode().hex() not in stored
+    async with browser(talktime) as scanner, browser(talktime) as client, browser(talktime) as other:
+        for _ in range(3):
+            shown = await scanner.get(link(token))
+            assert (shown.status_code, f"Sign in as {name}" in shown.text) == (200, True)
+            assert shown.headers["cache-control"] == "no-store"
+            assert (await scanner.head(link(token))).status_code == 200
+        assert not await is_in(scanner)
+        scanner.cookies.set(COOKIE, token)  # a link is no session
+        assert not await is_in(scanner)
+        signed_in = await used(client, token)
+        assert (signed_in.status_code, signed_in.headers["location"]) == (303, "/admin")
+        assert await is_in(client)
+        assert client.cookies[COOKIE] != token
+        for answer in (await used(client, token), await used(other, token), await other.get(link(token))):
+            assert answer.status_code == 401
+            assert "this link was used" in answer.text.lower()
+        assert not await is_in(other)
+        # A session is no link.
+        assert (await used(other, client.cookies[COOKIE])).status_code == 401
+        assert await is_in(client)
+        assert "read-only" in (await client.get("/admin")).text
+    rows = ask(
+        talktime.service.database.conninfo,
+        f"select action, actor, after from audit_log where target = 'admin:{name}'",
+    )
+    found = {action: (actor, after) for action, actor, after in rows}
+    assert len(rows) == len(found) == 3
+    assert found["admin.sign_in_link"][0] == "test"
+    assert found["admin.sign_in"] == (f"admin:{name}", {"role": "read-only", "by": "link"})
+    assert token not in str(rows)
+
+
+async def test_of_two_who_use_a_link_at_once_one_comes_in(talktime: World) -> None:
+    token = await link_for(talktime, await make_admin(talktime))
+    async with browser(talktime) as one, browser(talktime) as other:
+        answers = await asyncio.gather(used(one, token), used(other, token))
+        assert sorted(answer.status_code for answer in answers) == [303, 401]
+        assert [await is_in(one), await is_in(other)].count(True) == 1
+
+
+@pytest.mark.parametrize("end", ["time", "a newer one", "disabled", "password", "another site", "garbage"])
+async def test_what_ends_a_link(talktime: World, end: str) -> None:
+    name = await make_admin(talktime)
+    token = await link_for(talktime, name, lasts=Micros(600 * US_PER_S))
+    ids, actor, database = TimeOrderedIds(talktime.clock, SystemRandomness()), Actor("test"), talktime.service.database
+    async with browser(talktime) as client:
+        match end:
+            case "time":
+                talktime.clock.advance(599)
+                assert (await client.get(link(token))).status_code == 200
+                talktime.clock.advance(1)
+            case "a newer one":
+                newer = await link_for(talktime, name)
+                assert (await client.get(link(newer))).status_code == 200
+            case "disabled":
+                async with database.transaction() as transaction:
+                    now = talktime.clock.now()
+                    await change_admin(transaction, ids, name, now=now, actor=actor, disabled=True)
+                async with database.transaction() as transaction:
+                    await change_admin(transaction, ids, name, now=now, actor=actor, disabled=False)
+            case "password":
+                hashed = await Passwords(SystemRandomness()).hash(WRONG)
+                async with database.transaction() as transaction:
+                    now = talktime.clock.now()
+                    await change_password(transaction, ids, name, hashed, now=now, actor=actor)
+            case "another site":
+                client.headers["Sec-Fetch-Site"] = "cross-site"
+                assert (await used(client, token)).status_code == 403
+                assert not await is_in(client)
+                return
+            case "garbage":
+                token = f"{token[:-1]}é"
+        assert (await client.get("/admin/sign-in/link", params={"token": token})).status_code == 401
+        assert (await used(client, token)).status_code == 401
+        assert not await is_in(client)
+
+
+async def test_links_that_are_none_are_counted(databases: WorkerDatabases, providers: ProviderHost) -> None:
+    made = world(databases.urls.service, providers.script(), failed_auth_max_rpm=5)
+    async with made as talktime, browser(talktime) as client:
+        token = await link_for(talktime, await make_admin(talktime))
+        answers = [(await used(client, "0" * 52)).status_code for _ in range(6)]
+        assert answers[0] == 401
+        assert answers[-1] == 429
+        assert (await client.get(link(token))).status_code == 429
+        talktime.clock.advance(60)
+        assert (await client.get(link(token))).status_code == 200
+
+
+async def test_nobody_who_may_not_come_in_gets_a_link(talktime: World) -> None:
+    name = await make_admin(talktime)
+    async with talktime.service.database.transaction() as transaction:
+        ids = TimeOrderedIds(talktime.clock, SystemRandomness())
+        now = talktime.clock.now()
+        await change_admin(transaction, ids, name, now=now, actor=Actor("test"), disabled=True)
+    for nobody in (name, "nobody"):
+        with pytest.raises(Problem, match="no admin with this name whose account is open"):
+            await link_for(talktime, nobody)
 
 
 async def test_a_revoked_key_is_out_at_once(talktime: World) -> None:

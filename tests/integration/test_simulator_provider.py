@@ -90,6 +90,7 @@ def test_a_start_that_cannot_be_read_is_refused(body: bytes, simulated: Provider
         ("POST", "/api/v1/session/x/end"),
         ("GET", "/sim/sessions"),
         ("PUT", "/sim/faults"),
+        ("PUT", "/sim/sessions/x/faults"),
         ("GET", "/sim/calls"),
     ],
 )
@@ -212,6 +213,27 @@ def test_faults_are_set_read_counted_and_refused(simulated: Provider) -> None:
     assert simulated.call("GET", "/sim/faults").json()["faults"] == report["faults"]
     simulated.misbehave()
     assert simulated.call("GET", "/sim/faults").json()["faults"] == {}
+
+
+def test_one_session_has_faults_of_its_own(simulated: Provider) -> None:
+    one, other = simulated.start("talk"), simulated.start("talk")
+
+    def pulled(session_id: str) -> int:
+        return simulated.call("GET", f"/api/v1/session/{session_id}/timeline").status_code
+
+    path = f"/sim/sessions/{one}/faults"
+    assert simulated.call("PUT", path, json={"timeline.404": 1}).json()["faults"]["timeline.404"]["probability"] == "1"
+    assert [pulled(one), pulled(other), pulled(one)] == [404, 200, 404]
+    for bad in ({"timeline.666": 1}, {"start.400": 1}):
+        assert simulated.call("PUT", path, json=bad).status_code == 422
+    assert pulled(one) == 404
+    simulated.misbehave(timeline_500=1)
+    assert [pulled(one), pulled(other)] == [404, 500]
+    simulated.call("PUT", path, json={})
+    assert pulled(one) == 500
+    simulated.misbehave()
+    assert [pulled(one), pulled(other)] == [200, 200]
+    assert simulated.call("PUT", "/sim/sessions/nobody/faults", json={}).status_code == 404
 
 
 def test_every_call_is_recorded_as_it_came() -> None:

@@ -4,10 +4,9 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
-import psycopg
 import pytest
-from sqlalchemy import event
 
+from tests.support.plans import asked, plan_of
 from tests.support.world import World
 
 pytestmark = pytest.mark.anyio
@@ -25,12 +24,12 @@ async def crowd(talktime: World) -> dict[str, str]:
     return users
 
 
-async def listed(talktime: World, **asked: Any) -> list[str]:
+async def listed(talktime: World, **given: Any) -> list[str]:
     """Short names in the order of the list, read page by page."""
     names: list[str] = []
     cursor: dict[str, str] = {}
     while True:
-        response = await talktime.client.get("/v1/users", params={"limit": 2, **asked, **cursor})
+        response = await talktime.client.get("/v1/users", params={"limit": 2, **given, **cursor})
         assert response.status_code == 200, response.text
         found = response.json()
         assert len(found["data"]) <= 2
@@ -80,7 +79,7 @@ async def test_what_is_held_is_not_available(talktime: World, crowd: dict[str, s
 
 
 async def test_bad_parameters_are_refused(talktime: World) -> None:
-    for asked, pointer in (
+    for given, pointer in (
         ({"sort": "balance"}, "/sort"),
         ({"min_available": "1e3"}, "/min_available"),
         ({"max_available": ""}, "/max_available"),
@@ -89,28 +88,14 @@ async def test_bad_parameters_are_refused(talktime: World) -> None:
         ({"cursor": "x"}, "/cursor"),
         ({"sort": "available", "cursor": "WyJhIiwiYiJd"}, "/cursor"),
     ):
-        response = await talktime.client.get("/v1/users", params=asked)
+        response = await talktime.client.get("/v1/users", params=given)
         assert (response.status_code, response.json()["errors"][0]["pointer"]) == (422, pointer)
 
 
 @pytest.mark.parametrize("sort", ["user_id", "-user_id", "available", "-available"])
 async def test_a_page_is_read_from_an_index(talktime: World, crowd: dict[str, str], sort: str) -> None:
-    """Without statistics of many users the planner would read them all; told not to sort, it shows that it need not."""
-    statements: list[tuple[str, Any]] = []
-
-    def note(_c: Any, _cursor: Any, statement: str, parameters: Any, _x: Any, _many: bool) -> None:
-        statements.append((statement, parameters))
-
-    engine = talktime.service.database._engine.sync_engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
+    with asked(talktime) as statements:
         await talktime.get(f"/v1/users?sort={sort}")
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
-    (statement, parameters) = next(one for one in statements if "accounts" in one[0])
-    with psycopg.connect(talktime.service.database.conninfo) as connection:
-        connection.execute("set enable_seqscan = off")
-        connection.execute("set enable_sort = off")
-        plan = str(connection.execute(("explain " + statement).encode(), parameters).fetchall())
+    plan = plan_of(talktime, *next(one for one in statements if "accounts" in one[0]))
     assert "Sort" not in plan
     assert "accounts_user_id_idx" in plan or "accounts_available_idx" in plan

@@ -13,6 +13,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -30,6 +32,10 @@ SHOWN: Final = 200
 
 COLLECT_EVERY: Final = 20
 """Garbage is collected between worlds, and not after each."""
+
+
+SEED_BYTES: Final = 8
+"""So few are written to a pipe, and read from it, at once or not at all."""
 
 
 class Part(msgspec.Struct):
@@ -51,8 +57,8 @@ def main() -> int:
     if arguments.seed is not None:
         return _replay(arguments.seed, arguments.only, shrinks=arguments.shrink)
     if arguments.part is not None:
-        seeds = range(arguments.first + arguments.part, arguments.first + arguments.seeds, arguments.jobs)
-        sys.stdout.buffer.write(msgspec.json.encode(_share(seeds)))
+        _keep_to_a_core(arguments.part)
+        sys.stdout.buffer.write(msgspec.json.encode(_share(_seeds_from(sys.stdin.fileno()))))
         return 0
     return _all(arguments.first, arguments.seeds, arguments.jobs)
 
@@ -81,6 +87,13 @@ def _arguments() -> argparse.Namespace:
     return arguments
 
 
+def _keep_to_a_core(number: int) -> None:
+    """Of a share and its PostgreSQL one waits for the other: on one core neither has to be woken up on another."""
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[number % len(cores)]})
+
+
 def _numbers(text: str) -> frozenset[int]:
     try:
         return frozenset(int(number) for number in text.split(","))
@@ -88,7 +101,13 @@ def _numbers(text: str) -> frozenset[int]:
         raise argparse.ArgumentTypeError(f"{text!r} is no list of numbers with commas") from None
 
 
-def _share(seeds: range) -> Part:
+def _seeds_from(pipe: int) -> Iterator[int]:
+    """The next seed that nobody has taken, as long as there is one: so no process waits for another's long worlds."""
+    while taken := os.read(pipe, SEED_BYTES):
+        yield int.from_bytes(taken)
+
+
+def _share(seeds: Iterable[int]) -> Part:
     part = Part()
     fired: Counter[str] = Counter()
     gc.disable()
@@ -118,12 +137,17 @@ def _all(first: int, seeds: int, jobs: int) -> int:
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         shares = []
+        to_take, given = os.pipe()
         for number in range(min(jobs, seeds)):
             output = Path(folder, str(number))
             command = [sys.executable, "-m", "tests.simulation", "--first", str(first), "--seeds", str(seeds)]
             command += ["--jobs", str(min(jobs, seeds)), "--part", str(number)]
             with output.open("wb") as file:
-                shares.append((output, subprocess.Popen(command, stdout=file)))
+                shares.append((output, subprocess.Popen(command, stdin=to_take, stdout=file)))
+        os.close(to_take)
+        with suppress(BrokenPipeError), os.fdopen(given, "wb", buffering=0) as pipe:
+            for seed in range(first, first + seeds):
+                pipe.write(seed.to_bytes(SEED_BYTES))
         if any(process.wait() for _, process in shares):
             print("\na share of the worlds could not be run")
             return 1

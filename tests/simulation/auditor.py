@@ -672,9 +672,9 @@ class Auditor:
         self._sums_agree(entries, "adjustment", sum(_micros(one.asked["amount"]) for one in done["adjust"]))
         given_up = {row["id"]: _public(Kind.SESSION, row) for row in sessions if row["written_off"] and row["charged"]}
         for session in given_up:
-            # What goes back to a grant that has ended since is expired or voided at once: that is no charge.
-            taken_back = {"expiry", "void"}
-            of_it = [one for one in entries if one["session_id"] == session and one["kind"] not in taken_back]
+            # What is given back to a grant that has ended, ends with it.
+            ends = {"expiry", "void"}
+            of_it = [entry for entry in entries if entry["session_id"] == session and entry["kind"] not in ends]
             net = sum(entry["amount"] for entry in of_it)
             if net:
                 self.fail("what was written off is still charged", f"{session}: {net}")
@@ -711,8 +711,8 @@ class Auditor:
 
     def _audit_ratings(self, entries: Sequence[Mapping[str, Any]], asked: Sequence[Acknowledged]) -> None:
         """Ratings that were asked for are there; all of them together lead from the first charges to the last ones."""
-        # What is given back pays off what is owed first: that is an entry beside the rating's own.
-        posted = {_public(Kind.ENTRY, entry) for entry in entries if entry["kind"] in {"rerate", "repayment"}}
+        # What is given back may pay off what is owed, expire or be void at once: entries beside the rating's own.
+        posted = {_public(Kind.ENTRY, entry) for entry in entries if entry["session_id"] is not None}
         for one in asked:
             lost = {entry["id"] for entry in one.answer["entries"]} - posted
             if lost:

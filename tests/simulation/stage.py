@@ -18,7 +18,7 @@ from app.db.embedded.roles import SUPERUSER
 from tests.simulation.statements import end_idle_sessions
 from tests.support.postgres import WorkerDatabases
 
-WORLDS: Final = 50
+WORLDS: Final = 200
 """So many worlds happen in one clone."""
 
 _SCHEMA: Final = "select max(oid), count(*) from pg_class where relnamespace = 'public'::regnamespace"

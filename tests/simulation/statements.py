@@ -150,6 +150,23 @@ class _Plans(PrepareManager):
         return False
 
 
+_described: dict[tuple[bytes, tuple[int, ...]], list[psycopg.Column]] = {}
+_describe_plainly: Any = psycopg.AsyncCursor.description
+
+
+class _Description:
+    """What columns a statement answers with: asked for twice a statement, and the same each time."""
+
+    def __get__(self, cursor: psycopg.AsyncCursor[Any], _kind: object = None) -> Any:
+        query = cursor._query
+        if query is None or cursor.pgresult is None or cursor.pgresult.status != pq.ExecStatus.TUPLES_OK:
+            return _describe_plainly.__get__(cursor)
+        key = (query.query, query.types)
+        if key not in _described:
+            _described[key] = _describe_plainly.__get__(cursor)
+        return _described[key]
+
+
 _GONE: Final = pq.PGconn.connect_start(b"host=/nowhere")
 _GONE.finish()
 
@@ -305,6 +322,7 @@ async def _wait_conn(
 def blocking_statements() -> Iterator[None]:
     """While this lasts, the driver's asynchronous connections block, and traps work."""
     before = waiting.wait_conn_async
+    psycopg.AsyncCursor.description = _Description()  # type: ignore[assignment, method-assign]
     psycopg.AsyncConnection.wait = _wait  # type: ignore[method-assign]
     psycopg.AsyncConnection.commit = _commit  # type: ignore[method-assign]
     psycopg.AsyncConnection.close = _close  # type: ignore[method-assign]
@@ -312,6 +330,7 @@ def blocking_statements() -> Iterator[None]:
     try:
         yield
     finally:
+        psycopg.AsyncCursor.description = _describe_plainly  # type: ignore[method-assign]
         psycopg.AsyncConnection.wait = _wait_plainly  # type: ignore[method-assign]
         psycopg.AsyncConnection.commit = _commit_plainly  # type: ignore[method-assign]
         psycopg.AsyncConnection.close = _close_plainly  # type: ignore[method-assign]

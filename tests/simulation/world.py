@@ -180,6 +180,12 @@ class World:
         """What customers use instead of the bootstrap key, though it may have ended."""
         self._deaf = 0
         """While over 0, no heartbeat reaches us."""
+        self._sent = 0
+        self._on_the_way = 0
+        """Requests of clients: all that were sent, and those not answered yet."""
+        self._away = 0
+        """While over 0, the database is away."""
+        self._away_since = Instant(0)
 
     # Time and talk
 
@@ -424,25 +430,31 @@ class World:
         if fault == "late":
             await asyncio.sleep(rng(self.plan.seed, "late", request.key, attempt).uniform(1, 20))
         if fault == "doubled":
-            both = await asyncio.gather(
-                self._send_once(request, attempt, 0, twice=True), self._send_once(request, attempt, 1, twice=True)
-            )
+            both = await asyncio.gather(self._send_once(request, attempt, 0), self._send_once(request, attempt, 1))
             return both[0] or both[1]
         return await self._send_once(request, attempt, 0)
 
-    async def _send_once(self, request: Request, attempt: int, copy: int, *, twice: bool = False) -> Answer | None:
+    async def _send_once(self, request: Request, attempt: int, copy: int) -> Answer | None:
         process = self._pick(request.key, attempt, copy)
         if process is None:
             return None
         before, began, astray = self.auditor.fingerprint(), self.loop.now_us, process.astray
-        answer = await self._send_to(process, request)
+        self._sent += 1
+        self._on_the_way += 1
+        alone, sent = self._on_the_way == 1, self._sent
+        try:
+            answer = await self._send_to(process, request)
+        finally:
+            self._on_the_way -= 1
+        # Else a trace may be that of another request, which was answered in the same instant.
+        alone = alone and sent == self._sent and self.loop.now_us == began
         if answer is None:
             self.say(f"{request.operation} {request.key}: no answer")
             return None
         self.say(f"{request.operation} {request.key}: {answer.status} {answer.problem}")
         if answer.status == 401 and request.by is not None:
             # Who learns that his key has ended goes on with another one, under the same idempotency key.
-            if self.loop.now_us == began and not twice:
+            if alone:
                 self.auditor.check_no_trace(before, "a key that has ended")
             self.seen["an ended key refused"] += 1
             request.by = None
@@ -451,7 +463,7 @@ class World:
         request.answers.append(answer)
         definite = 400 <= answer.status < 500 or answer.problem == "provider-busy" or astray
         self.seen["write to a wrong clock"] += astray
-        if definite and self.loop.now_us == began and not twice:
+        if definite and alone:
             self.auditor.check_no_trace(before, f"{request.operation} {answer.status} {answer.problem}")
         if answer.problem == "provider-busy":
             self.seen[f"{request.operation} 503 provider-busy"] += 1
@@ -564,14 +576,18 @@ class World:
             case "astray":
                 await self._go_astray(event)
             case "outage":
-                began = self.clock.now()
+                if not self._away:
+                    self._away_since = self.clock.now()
+                self._away += 1
                 self.traps.down = True
                 self.traps.fired[DOWN] += 1
                 if rng(self.plan.seed, "ready", event.number).random() < ASKED_IF_READY:
                     await self._check_ready("not ready: no database", "the database cannot be reached")
                 await asyncio.sleep(args["seconds"])
-                self.traps.down = False
-                self.auditor.down.append((began, self.clock.now()))
+                self._away -= 1
+                if not self._away:  # else one begun meanwhile goes on
+                    self.traps.down = False
+                    self.auditor.down.append((self._away_since, self.clock.now()))
             case "deaf":
                 self._deaf += 1
                 self.traps.fired["deaf"] += 1

@@ -5,9 +5,10 @@ from datetime import timedelta
 from typing import Any, Final
 
 from app.access.admins import Passwords, create_admin
+from app.access.sign_in_links import LONGEST, make_link
 from app.core.access import Actor, Role
 from app.core.ids import Kind, parse_public_id
-from app.core.units import datetime_of
+from app.core.units import Micros, datetime_of
 from app.ports.ids import TimeOrderedIds
 from app.ports.randomness import SystemRandomness
 from tests.support.postgres import tell
@@ -25,6 +26,8 @@ class Furnished:
     hostile_user: str
     admin: str = ""
     """The name of an admin account, with the role read-only."""
+    link: str = ""
+    """The token of a link that signs the admin in; whoever looks at its page does not use it up."""
     key: str = ""
     """The id of an API key."""
     body: str = ""
@@ -83,6 +86,7 @@ async def furnish(world: World) -> Furnished:
     await world.reconcile()
     found.sessions["live"] = await world.session(live)
     found.admin = await make_admin(world, Role.READ_ONLY)
+    found.link = await link_for(world, found.admin)
     made = await world.client.post("/v1/api-keys", json={"name": HOSTILE[:100], "scopes": ["read"]})
     found.key = made.json()["id"]
     states = {name: session["state"] for name, session in found.sessions.items()}
@@ -131,6 +135,14 @@ async def make_admin(world: World, role: Role = Role.FULL, password: str = PASSW
     async with world.service.database.transaction() as transaction:
         await create_admin(transaction, ids, name, role, hashed, now=world.clock.now(), actor=Actor("test"))
     return name
+
+
+async def link_for(world: World, name: str, *, lasts: Micros = LONGEST) -> str:
+    """The token of a link that signs this admin in."""
+    ids, randomness = TimeOrderedIds(world.clock, SystemRandomness()), SystemRandomness()
+    async with world.service.database.transaction() as transaction:
+        now, actor = world.clock.now(), Actor("test")
+        return (await make_link(transaction, ids, randomness, name, now=now, actor=actor, lasts=lasts)).token
 
 
 async def _furnish_prices(world: World, found: Furnished) -> None:

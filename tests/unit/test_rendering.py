@@ -7,7 +7,7 @@ import pytest
 
 from app.core.units import Instant, parse_instant
 from app.web.assets import Assets
-from app.web.rendering import Renderer, ago, grouped, shown_instant, signed, span
+from app.web.rendering import Renderer, ago, grouped, shown_instant, signed, span, told
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,21 @@ from app.web.rendering import Renderer, ago, grouped, shown_instant, signed, spa
 )
 def test_amounts(amount: str, shown: str) -> None:
     assert grouped(amount) == shown
+
+
+@pytest.mark.parametrize(
+    ("written", "shown"),
+    [
+        (
+            "the evidence contradicts itself: timeline_longer_than_elapsed, bad_segment",
+            "the evidence contradicts itself: timeline longer than the time that passed, unusable segments",
+        ),
+        ("settled by an operator: my_bad_segment_is_mine", "settled by an operator: my_bad_segment_is_mine"),
+        ("", ""),
+    ],
+)
+def test_reasons_name_what_is_odd_in_words(written: str, shown: str) -> None:
+    assert told(written) == shown
 
 
 def test_signed_amounts() -> None:

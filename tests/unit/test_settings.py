@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.settings import MIN_RETENTION_DAYS, BadSettings, Capability, load_settings
+from app.settings import MIN_RETENTION_DAYS, BadSettings, Capability, load_settings, settings_of
 
 NAME = "TALKTIME_GABBER_CAPABILITIES"
 
@@ -108,3 +108,13 @@ def test_what_is_no_address_of_a_proxy_stops_the_start(given: str, monkeypatch: 
     monkeypatch.setenv(PROXIES, f"127.0.0.1,{given}")
     with pytest.raises(BadSettings, match=PROXIES):
         load_settings()
+
+
+def test_what_is_given_alone_is_not_mixed_with_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("TALKTIME_GOODWILL_DAYS=3\n")
+    monkeypatch.setenv(NAME, "end")
+    monkeypatch.setenv("TALKTIME_PUBLIC_URL", "https://elsewhere.example")
+    made = settings_of(public_url="http://127.0.0.1:1/")
+    assert (made.public_url, made.gabber_capabilities, made.goodwill_days) == ("http://127.0.0.1:1", (), 30)
+    assert (load_settings().goodwill_days, load_settings().gabber_capabilities) == (3, (Capability.END,))

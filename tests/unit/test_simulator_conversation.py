@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from app.core.units import US_PER_S, Micros
 from app.ports.randomness import SeededRandomness
 from app.simulator.conversation import heard, heartbeats, leaves_after
-from app.simulator.script import BUILT_IN, Script, Segment, built_in, draw
+from app.simulator.script import BUILT_IN, Draw, Script, Segment, built_in, draw
 
 S = US_PER_S
 HOUR = Micros(3600 * S)
@@ -119,3 +119,42 @@ def test_a_seed_draws_the_same_conversations_again() -> None:
     assert len({len(one.segments) for one in drawn(1)}) > 5
     for one in drawn(1):
         assert leaves_after(one, HOUR) >= min(HOUR, sum(segment.duration for segment in one.segments))
+
+
+def test_a_conversation_is_drawn_of_what_is_asked_for() -> None:
+    of = Draw(
+        turns=(3, 5),
+        in_turn=True,
+        user_ms=(1_000, 2_000),
+        agent_ms=(3_000, 4_000),
+        pause_ms=(100, 200),
+        long_pause_ms=(7_000, 8_000),
+        long_pause_in=3,
+        stays_ms=(9_000, 9_000),
+        connects_ms=(1_000, 1_000),
+    )
+    source = SeededRandomness(1)
+    found = [draw(Script(name="x", random=of), source) for _ in range(200)]
+    assert {len(one.segments) for one in found} == {6, 8, 10}
+    lasting: dict[str, set[int]] = {"user": set(), "agent": set(), "silence": set()}
+    for one in found:
+        assert [segment.type for segment in one.segments[::2]] == ["agent", "user", "agent", "user", "agent"][
+            : len(one.segments) // 2
+        ]
+        assert one.agent_leaves == sum(segment.duration for segment in one.segments) + 9 * S
+        assert one.connects_after == S
+        for segment in one.segments:
+            lasting[segment.type].add(segment.duration)
+    assert (min(lasting["user"]) >= S, max(lasting["user"]) <= 2 * S) == (True, True)
+    assert (min(lasting["agent"]) >= 3 * S, max(lasting["agent"]) <= 4 * S) == (True, True)
+    pauses = [segment.duration for one in found for segment in one.segments[1::2]]
+    long_ones = sum(duration > S for duration in pauses)
+    assert all(S // 10 <= duration <= S // 5 or 7 * S <= duration <= 8 * S for duration in pauses)
+    assert len(pauses) // 4 < long_ones < len(pauses) // 2
+
+
+def test_what_was_drawn_before_ranges_could_be_named_is_drawn_again() -> None:
+    """A seed is for ever: whoever noted one finds the same conversation."""
+    one = draw(SCRIPTS["random"], SeededRandomness(7, "conversations"))
+    assert len(one.segments) == 10
+    assert one.agent_leaves == 92_681_000

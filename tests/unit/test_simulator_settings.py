@@ -15,7 +15,7 @@ from app.simulator import script as script_module
 from app.simulator.config import SimulatorConfig
 from app.simulator.faults import KNOWN, Faults, InvalidFault, Setting, parse_settings
 from app.simulator.poster import checked_webhook
-from app.simulator.script import BUILT_IN, MAX_SEGMENTS, InvalidScript, Script, Segment, built_in, parse_script
+from app.simulator.script import BUILT_IN, MAX_SEGMENTS, Draw, InvalidScript, Script, Segment, built_in, parse_script
 
 
 def test_every_field_of_a_script() -> None:
@@ -33,6 +33,24 @@ def test_every_field_of_a_script() -> None:
         heartbeat_every=Micros(10 * US_PER_S),
         grows_after_leaving=False,
     )
+
+
+def test_what_a_random_script_draws_of() -> None:
+    text = b"""{"name": "lesson", "random": {"turns": [4, 9], "in_turn": true, "user_s": [0.5, 8], "agent_s": [2, 15],
+      "pause_s": [0.1, 1.25], "long_pause_s": [6, 20], "long_pause_in": 5, "stays_s": [0, 30], "connects_s": [1, 1]}}"""
+    assert parse_script(text).random == Draw(
+        turns=(4, 9),
+        in_turn=True,
+        user_ms=(500, 8_000),
+        agent_ms=(2_000, 15_000),
+        pause_ms=(100, 1_250),
+        long_pause_ms=(6_000, 20_000),
+        long_pause_in=5,
+        stays_ms=(0, 30_000),
+        connects_ms=(1_000, 1_000),
+    )
+    assert parse_script(b'{"name": "x", "random": {}}').random == parse_script(b'{"name": "x", "random": true}').random
+    assert parse_script(b'{"name": "x", "random": false}').random is None
 
 
 def test_the_built_in_scripts_are_what_the_manual_lists() -> None:
@@ -59,6 +77,16 @@ BAD_SCRIPTS = {
     "repeating nothing": ('{"name": "x", "repeat": true}', "repeat"),
     "repeating no time": ('{"name": "x", "repeat": true, "segments": [["user", 0]]}', "repeat"),
     "a random one with segments": ('{"name": "x", "random": true, "segments": [["user", 1]]}', "random"),
+    "random a number": ('{"name": "x", "random": 1}', "random: true, false"),
+    "random misspelt": ('{"name": "x", "random": {"user": [1, 2]}}', "random: true, false"),
+    "random of one": ('{"name": "x", "random": {"user_s": 1}}', "random/user_s: a pair"),
+    "random backwards": ('{"name": "x", "random": {"user_s": [2, 1]}}', "random/user_s: whole milliseconds"),
+    "random below milliseconds": ('{"name": "x", "random": {"user_s": [0.0001, 1]}}', "random/user_s: whole"),
+    "random without turns": ('{"name": "x", "random": {"turns": [0, 3]}}', "random/turns: whole numbers from 1"),
+    "random of half a turn": ('{"name": "x", "random": {"turns": [1.5, 3]}}', "random/turns: whole numbers from 1"),
+    "random with turns backwards": ('{"name": "x", "random": {"turns": [3, 2]}}', "random/turns: the fewest first"),
+    "random with no long pause": ('{"name": "x", "random": {"long_pause_in": 0}}', "random/long_pause_in"),
+    "random in turn no flag": ('{"name": "x", "random": {"in_turn": 1}}', "in_turn: true or false"),
     "repeat no flag": ('{"name": "x", "repeat": 1}', "repeat"),
     "leaving NaN": ('{"name": "x", "agent_leaves_s": NaN}', "agent_leaves_s"),
     "heartbeats a number": ('{"name": "x", "heartbeats": 30}', "heartbeats"),

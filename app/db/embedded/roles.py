@@ -52,6 +52,11 @@ def ensure_database(connection: psycopg.Connection, name: str = DATABASE) -> Non
         connection.execute(statement.format(sql.Identifier(name), sql.Identifier(OWNER)))
 
 
+def drop_database(connection: psycopg.Connection, name: str = DATABASE) -> None:
+    """Drop a database if there is one, whoever is connected to it. ``connection``: a superuser's, to another one."""
+    connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
 def ensure_service(connection: psycopg.Connection, *, password: str | None = None) -> None:
     """Make the service's role and let it, and nobody else, into the database that ``connection`` is connected to.
 

@@ -27,6 +27,7 @@ from app.db.embedded.roles import (
     DATABASE,
     SUPERUSER,
     DatabaseUrls,
+    drop_database,
     ensure_database,
     ensure_owner,
     ensure_service,
@@ -75,8 +76,10 @@ class EmbeddedPostgres:
         self._users_lock = FileLock(self._data_dir / "postgres.users")
         self._process: PostgresProcess | None = None
 
-    def start(self) -> DatabaseUrls:
+    def start(self, *, anew: bool = False) -> DatabaseUrls:
         """Start the server and own it until :meth:`stop`. It dies with this process.
+
+        ``anew``: with an empty database in place of one that is there, whose data are lost.
 
         Raises :class:`EmbeddedPostgresError`, also if another process owns it for longer than ``OWNER_WAIT_S``.
         """
@@ -87,7 +90,7 @@ class EmbeddedPostgres:
                     f"another talktime process runs the database in {self._data_dir}: stop it first, "
                     "or set TALKTIME_DATABASE_URL to a server of your own for both"
                 )
-            return self._start_owned()
+            return self._start_owned(anew=anew)
 
     def start_or_share(self) -> DatabaseUrls:
         """Share the server if another process runs it, else start and own it; :meth:`stop` undoes either.
@@ -194,7 +197,7 @@ class EmbeddedPostgres:
         finally:
             server.stop()
 
-    def _start_owned(self) -> DatabaseUrls:
+    def _start_owned(self, *, anew: bool = False) -> DatabaseUrls:
         try:
             home = ensure_home(self._data_dir, self._places)
             binaries = find_binaries(
@@ -211,7 +214,7 @@ class EmbeddedPostgres:
             )
             self._process.wait_until_ready()
             urls = socket_urls(self._process.socket, PORT)
-            _prepare(urls)
+            _prepare(urls, anew=anew)
         except BaseException:
             try:
                 if self._process is not None:
@@ -293,8 +296,10 @@ def _major_of(cluster: Path) -> int | None:
         raise EmbeddedPostgresError(f"{cluster} is not a PostgreSQL cluster: move it away to start empty") from None
 
 
-def _prepare(urls: DatabaseUrls) -> None:
+def _prepare(urls: DatabaseUrls, *, anew: bool) -> None:
     with psycopg.connect(urls.superuser, autocommit=True) as connection:
+        if anew:
+            drop_database(connection)
         ensure_owner(connection)
         ensure_database(connection)
         with psycopg.connect(urls.superuser, dbname=DATABASE, autocommit=True) as inside:

@@ -1,13 +1,13 @@
 """Deliveries of events: how far each outbox is dispatched, whose turn a delivery is, and what came of each attempt.
 
-Revision ID: 0012
-Revises: 0011
+Revision ID: 0013
+Revises: 0012
 """
 
 from alembic import context, op
 
-revision = "0012"
-down_revision = "0011"
+revision = "0013"
+down_revision = "0012"
 branch_labels = None
 depends_on = None
 
