@@ -305,7 +305,9 @@ async def delete_endpoint(
     gone = {"state": EndpointState.DELETED.value, "secrets": b"", "disabled_at": now}
     await transaction.execute(update(endpoints).where(endpoints.c.id == endpoint_id).values(gone))
     document = endpoint_document(endpoint)
-    await _audit(transaction, ids, actor, "webhook_endpoint.delete", document["id"], now, before=document)
+    was = {"url": endpoint.url, "state": endpoint.state.value}
+    gone_now = {**was, "state": EndpointState.DELETED.value}
+    await _audit(transaction, ids, actor, "webhook_endpoint.delete", document["id"], now, before=was, after=gone_now)
     return document
 
 

@@ -82,7 +82,7 @@ def _add_endpoint_routes(
         "/webhook-endpoints", summary="Make an endpoint", status_code=201, openapi_extra=takes(NewEndpointDocument)
     )
     @allowed(Scope.ADMIN, "webhook_endpoint.create")
-    async def create(request: Request) -> Response:
+    async def make_endpoint(request: Request) -> Response:
         asked, key = await read_keyed(request, NewEndpointDocument)
         now = clock.now()
 
@@ -107,7 +107,7 @@ def _add_endpoint_routes(
         openapi_extra=takes(EndpointChangesDocument),
     )
     @allowed(Scope.ADMIN, "webhook_endpoint.change")
-    async def change(endpoint_id: str, request: Request) -> Response:
+    async def patch_endpoint(endpoint_id: str, request: Request) -> Response:
         found = endpoint_id_of(endpoint_id)
         asked, key = await read_keyed(request, EndpointChangesDocument)
         now = clock.now()
@@ -121,7 +121,7 @@ def _add_endpoint_routes(
 
     @router.delete("/webhook-endpoints/{endpoint_id}", summary="Delete an endpoint")
     @allowed(Scope.ADMIN, "webhook_endpoint.delete")
-    async def delete(endpoint_id: str, request: Request) -> Response:
+    async def remove_endpoint(endpoint_id: str, request: Request) -> Response:
         found = endpoint_id_of(endpoint_id)
         key = idempotency_key(request, await read_bounded(request))
         now = clock.now()
@@ -137,7 +137,7 @@ def _add_endpoint_routes(
         openapi_extra=takes(RotationDocument),
     )
     @allowed(Scope.ADMIN, "webhook_endpoint.rotate")
-    async def rotate(endpoint_id: str, request: Request) -> Response:
+    async def rotate_endpoint_secret(endpoint_id: str, request: Request) -> Response:
         found = endpoint_id_of(endpoint_id)
         asked, key = await read_keyed(request, RotationDocument)
         now = clock.now()
@@ -154,7 +154,7 @@ def _add_endpoint_routes(
 def _add_replay_routes(router: APIRouter, database: Database, ports: EndpointPorts, clock: Clock) -> None:
     @router.post("/webhook-endpoints/{endpoint_id}/test", summary="Send an endpoint an event to see it arrive")
     @allowed(Scope.ADMIN, "webhook_endpoint.test")
-    async def test(endpoint_id: str, request: Request) -> Response:
+    async def test_endpoint(endpoint_id: str, request: Request) -> Response:
         found = endpoint_id_of(endpoint_id)
         key = idempotency_key(request, await read_bounded(request))
         now = clock.now()
@@ -182,7 +182,7 @@ def _add_replay_routes(router: APIRouter, database: Database, ports: EndpointPor
 
     @router.post("/webhook-endpoints/{endpoint_id}/retry", summary="Let the dead letters of an endpoint wait again")
     @allowed(Scope.ADMIN, "webhook_endpoint.retry")
-    async def retry(endpoint_id: str, request: Request) -> Response:
+    async def retry_endpoint(endpoint_id: str, request: Request) -> Response:
         found = endpoint_id_of(endpoint_id)
         key = idempotency_key(request, await read_bounded(request))
         now = clock.now()
@@ -245,7 +245,7 @@ def _add_event_routes(router: APIRouter, database: Database) -> None:
 
     @router.get("/events/{event_id}/deliveries", summary="Where an event was dispatched to, and what came of it")
     @allowed(Scope.ADMIN)
-    async def of_event(event_id: str, limit: Limit = None, cursor: Cursor = None) -> Response:
+    async def list_event_deliveries(event_id: str, limit: Limit = None, cursor: Cursor = None) -> Response:
         key, rows = event_key(event_id), page_limit(limit)
 
         async def work(transaction: Transaction) -> Any:
@@ -260,7 +260,7 @@ def _add_delivery_routes(router: APIRouter, database: Database) -> None:
 
     @router.get("/webhook-endpoints/{endpoint_id}/deliveries", summary="The deliveries to an endpoint")
     @allowed(Scope.ADMIN)
-    async def of_endpoint(
+    async def list_endpoint_deliveries(
         endpoint_id: str, state: str | None = None, limit: Limit = None, cursor: Cursor = None
     ) -> Response:
         found, rows = endpoint_id_of(endpoint_id), page_limit(limit)
@@ -285,7 +285,7 @@ def _add_delivery_routes(router: APIRouter, database: Database) -> None:
 
     @router.get("/dead-letters", summary="Deliveries that were tried often enough")
     @allowed(Scope.ADMIN)
-    async def dead_letters(endpoint_id: str | None = None, limit: Limit = None, cursor: Cursor = None) -> Response:
+    async def list_dead_letters(endpoint_id: str | None = None, limit: Limit = None, cursor: Cursor = None) -> Response:
         asked = AskedDeliveries(endpoint_id=endpoint_parameter(endpoint_id), state=DeliveryState.DEAD)
         rows = page_limit(limit)
 

@@ -53,8 +53,8 @@ _DELIVERY: Final = {
     "last_error": or_null(text("no answer in time", "Why nothing was answered.")),
     "finished_at": or_null(instant("When it was delivered, or given up.")),
 }
-_ENDPOINT_ID: Final = {"endpoint_id": public_id("ep")}
-_EVENT_ID: Final = {"event_id": public_id("evt")}
+_ENDPOINT_ID: Final = {"endpoint_id": public_id("ep", "The endpoint's id.")}
+_EVENT_ID: Final = {"event_id": public_id("evt", "The event's id.")}
 _STATE: Final = one_of(DeliveryState, "Only those in this state.")
 
 EVENTS: Final = Described(
