@@ -67,6 +67,10 @@ turnstile: setup ## all orders of two or three at once: make turnstile, or with 
 storm: setup ## real processes, killed every few seconds, all faults at once: make storm, or make storm SESSIONS=200 SEED=7
 	@$(BIN)/python -m tests.storm --sessions $(or $(SESSIONS),2000) $(if $(SEED),--seed $(SEED))
 
+.PHONY: deliveries
+deliveries: setup ## events to 20 endpoints, some of which fail, with two kills: make deliveries, or with EVENTS=1000 SEED=7
+	@$(BIN)/python -m tests.deliveries --events $(or $(EVENTS),10000) --seed $(or $(SEED),1)
+
 .PHONY: schema
 schema: setup ## every operation called as its schema says and otherwise: make schema, or make schema SECONDS=600 SEED=7
 	@$(BIN)/python -m tests.conformance --seconds $(or $(SECONDS),120) --seed $(or $(SEED),1)

@@ -60,6 +60,8 @@ REFUND_EXCEEDS_CHARGE: Final = Code("refund-exceeds-charge", 409, "More than is 
 RERATE_WINDOW_CLOSED: Final = Code("rerate-window-closed", 409, "The session was settled too long ago")
 ALREADY_RATED: Final = Code("already-rated", 409, "The session was rated on this evidence and card before")
 TOO_MANY_SIMULATIONS: Final = Code("too-many-simulations", 409, "Too many simulations are waiting", retryable=True)
+TOO_MANY_ENDPOINTS: Final = Code("too-many-endpoints", 409, "There are too many endpoints")
+ENDPOINT_DISABLED: Final = Code("endpoint-disabled", 409, "The endpoint is disabled")
 REFERENCE_CONFLICT: Final = Code("reference-conflict", 409, "The reference was used for another grant")
 ADMIN_EXISTS: Final = Code("admin-exists", 409, "There is an admin with this name")
 CHANGED_MEANWHILE: Final = Code("changed-meanwhile", 409, "It is not as it was when it was shown")

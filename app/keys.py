@@ -16,6 +16,7 @@ class Purpose(StrEnum):
     WEBHOOK = "webhook"
     SEALING = "sealing"
     LEDGER = "ledger"
+    ENDPOINT = "endpoint"
     USER_TOKEN = "user-token"  # noqa: S105 - the purpose's name
 
 

@@ -20,7 +20,7 @@ from app.http.headers import headers_of
 from app.http.wire import protocol_of
 from app.logs import configure_logs
 from app.service import Service
-from app.settings import BadSettings, Settings, settings_without_effect
+from app.settings import BadSettings, Settings
 
 log = structlog.get_logger(__name__)
 
@@ -82,8 +82,6 @@ def serve(settings: Settings, host: str, port: int) -> None:
     signal.signal(signal.SIGTERM, _leave)
     if settings.bootstrap_admin_key is None:
         log.info("no_bootstrap_key", detail="calls need an API key (talktime keys create) or a user token")
-    for name in settings_without_effect():
-        log.warning("setting.without_effect", name=name)
     with database_of(settings, for_long=True) as databases:
         fault = schema_fault(databases.service)
         if fault is not None:

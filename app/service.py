@@ -30,6 +30,12 @@ from app.core.ids import AccountThing
 from app.core.units import US_PER_DAY, US_PER_S, Instant, Micros, datetime_of
 from app.db.database import Database, DatabaseUnavailable, DatabaseUnfit
 from app.db.durable import DurableStatements
+from app.deliveries.endpoints import EndpointPorts
+from app.deliveries.retention import look_after
+from app.deliveries.routes import delivery_routes
+from app.deliveries.schemas import EVENTS
+from app.deliveries.sending import NetworkSender, Sender
+from app.deliveries.worker import Deliverer
 from app.finance.routes import finance_routes
 from app.finance.schemas import FINANCE
 from app.gabber import Capabilities, Gabber
@@ -95,6 +101,9 @@ FASTEST_WAKE_S: Final = 0.05
 
 SIMULATIONS_CHECK_S: Final = 1.0
 SET_BACK_CHECK_S: Final = 60.0
+DELIVERY_WAKE: Final = Micros(US_PER_S)
+"""Events are dispatched, and due deliveries looked for, at least so often on our clock."""
+
 PURGE_CHECK_S: Final = 60.0
 PURGE_EVERY: Final = Micros(600 * US_PER_S)
 PARTITION_CHECK_S: Final = 3600.0
@@ -104,7 +113,10 @@ PARTITION_DAYS: Final = 7
 RETENTION_CHECK_S: Final = 600.0
 RETENTION_EVERY: Final = Micros(3600 * US_PER_S)
 
-DESCRIBED: Final = (SESSIONS, SETTLEMENT, ACCOUNTS, FINANCE, PRICING, WHAT_IF, ACCESS, HEARTBEATS, HEALTH, DOCUMENT)
+DESCRIBED: Final = (
+    *(SESSIONS, SETTLEMENT, ACCOUNTS, FINANCE, PRICING, WHAT_IF, EVENTS, ACCESS),
+    *(HEARTBEATS, HEALTH, DOCUMENT),
+)
 
 Result = TypeVar("Result")
 
@@ -123,12 +135,13 @@ class Service:
         randomness: Randomness | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
         permits: Permits | None = None,
+        sender: Sender | None = None,
         report_every: Micros = REPORT_EVERY,
     ) -> None:
         """Clock, randomness and the provider's budget are made from the settings where none is given.
 
-        ``transport``: how the provider is reached; null: over the network. ``report_every``: how often we say that we
-        are receiving.
+        ``transport``: how the provider is reached, ``sender``: how events leave; null: over the network.
+        ``report_every``: how often we say that we are receiving.
 
         Raises :class:`~app.settings.BadSettings` where a setting is missing that serving needs.
         """
@@ -225,6 +238,25 @@ class Service:
         )
         self._jobs = Jobs(self.database, self._clock, ids)
         self._simulations = Simulations(self.database, self._clock, ids, self._jobs)
+        self._endpoints = EndpointPorts(
+            ids=ids,
+            randomness=randomness,
+            keys=KeyRing(secrets, Purpose.ENDPOINT),
+            private_ok=settings.events_allow_private_targets,
+        )
+        self.deliverer = Deliverer(
+            database=self.database,
+            clock=self._clock,
+            ports=self._endpoints,
+            sender=sender
+            or NetworkSender(
+                limit_s=self._clock.real_seconds(settings.events_timeout_s),
+                private_ok=settings.events_allow_private_targets,
+            ),
+            limit=settings.events_timeout_s,
+            clock_agrees=self.clock_watch.agrees,
+        )
+        self._deliveries_kept = Micros(settings.delivery_retention_days * US_PER_DAY)
         self._alarms = Alarms()
         self._reconcile_interval = settings.reconcile_interval_s
         self._retention = Micros(settings.tick_retention_days * US_PER_DAY)
@@ -273,6 +305,7 @@ class Service:
             receiving=self.receiving,
             reconciler=self.reconciler,
             endings=self._endings,
+            endpoints=self._endpoints,
             faults=self.faults,
             can_end=self._gabber.capabilities.can_end,
         )
@@ -321,6 +354,7 @@ class Service:
             # Before the routes of rate cards, which would take its addresses for those of cards.
             what_if_routes(self.database, self._ids, self._clock),
             pricing_routes(self.database, self._ids, self._clock),
+            delivery_routes(database=self.database, ports=self._endpoints, clock=self._clock, sealing=self._sealing),
             access_routes(
                 database=self.database,
                 ids=self._ids,
@@ -385,6 +419,7 @@ class Service:
         for every_s, name, work in (
             (wake_s, "reconcile", self._reconcile_round),
             (wake_s, "due", self.post_due),
+            (max(FASTEST_WAKE_S, self._clock.real_seconds(DELIVERY_WAKE)), "deliveries", self.deliver),
             (self._report_every_s, "receiving", self.receiving.report),
             (WRITE_EVERY_S, "key-use", self._key_use.write),
             (SIMULATIONS_CHECK_S, "simulations", self.simulate),
@@ -401,6 +436,7 @@ class Service:
         """Finish what was begun: rounds under way, heartbeats taken but not written. Then close all connections."""
         self._alarms.stop()
         self._simulations.stop()
+        await self.deliverer.stop()
         if self._rounds:
             await asyncio.wait(self._rounds)
         await self.reconciler.finish()
@@ -416,6 +452,11 @@ class Service:
 
     async def _reconcile_round(self) -> None:
         await self._to_its_end(self.reconciler.fill(), "reconcile-round")
+
+    async def deliver(self) -> None:
+        """Dispatch new events, and begin to deliver what is due."""
+        await self._to_its_end(self.deliverer.dispatch(), "dispatch")
+        await self.deliverer.fill()
 
     async def simulate(self) -> bool:
         """Bring a simulation forward; whether it was this process's turn, and there was one."""
@@ -447,11 +488,12 @@ class Service:
             log.warning("clock.was_set_back", sessions=nearer, leases=freed)
 
     async def purge(self) -> None:
-        """Forget answers and simulations that were kept long enough; join what tells when we were receiving."""
+        """Forget answers, simulations and deliveries that were kept long enough; join when we were receiving."""
 
         async def work() -> None:
             await purge(self.database, self._clock.now())
             await purge_simulations(self.database, self._clock.now())
+            await look_after(self.database, self._endpoints, self._clock.now(), self._deliveries_kept)
             await self.receiving.compact()
 
         await self._jobs.run("purge", PURGE_EVERY, work)

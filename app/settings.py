@@ -28,9 +28,6 @@ _NOT_SETTINGS: Final = {
 }
 """Variables with our prefix that are for the tests and for docker-compose.yml."""
 
-WITHOUT_EFFECT: Final = frozenset({"TALKTIME_EVENTS_ALLOW_PRIVATE_TARGETS"})
-"""Settings whose names are taken but which nothing in this version reads; ``serve`` says so if one is set."""
-
 MIN_SECRET_LENGTH: Final = 16
 
 OWN_ISSUER: Final = "talktime"
@@ -209,6 +206,11 @@ class Settings(BaseSettings):
     rerate_window_s: Seconds = _s(259200)
     tick_retention_days: Annotated[int, Field(ge=MIN_RETENTION_DAYS, le=36_500)] = 90
     provider_timeout_s: PositiveSeconds = _s(10)
+    events_allow_private_targets: bool = False
+    """Whether events may go to private and loopback addresses, and without TLS: for development only."""
+
+    events_timeout_s: PositiveSeconds = _s(10)
+    delivery_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 30
     provider_max_rps: Annotated[int, Field(ge=1, le=MAX_RATE)] = 50
 
     cors_origins: Origins = ()
@@ -292,13 +294,8 @@ def _check_issuer(settings: Settings) -> None:
 
 
 def _unknown_variables() -> set[str]:
-    known = {PREFIX + name.upper() for name in Settings.model_fields} | _NOT_SETTINGS | WITHOUT_EFFECT
+    known = {PREFIX + name.upper() for name in Settings.model_fields} | _NOT_SETTINGS
     return {name for name in _given_variables() if name.upper() not in known}
-
-
-def settings_without_effect() -> list[str]:
-    """Variables that are set and that this version does not read."""
-    return sorted(name for name in _given_variables() if name.upper() in WITHOUT_EFFECT)
 
 
 def _given_variables() -> set[str]:

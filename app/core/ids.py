@@ -26,6 +26,7 @@ class Kind(StrEnum):
     API_KEY = "key"
     AUDIT = "aud"
     SIMULATION = "sim"
+    ENDPOINT = "ep"
 
 
 class AccountThing(NamedTuple):

@@ -85,6 +85,7 @@ accounts = _distributed(
     _col("credit_limit", BigInteger),
     _col("seq", BigInteger),
     _col("event_seq", BigInteger),
+    Column("dispatched_seq", BigInteger, nullable=False, server_default="0"),
     Column("hold_seq", BigInteger, nullable=False, server_default="0"),
     _col("head_mac", BytesType, nullable=True),
     _col("head_key", Text, nullable=True),
@@ -97,6 +98,11 @@ accounts = _distributed(
     _col("alerts", JSONB, nullable=True),
     _col("alert_level", Text, nullable=True),
     _col("created_at", InstantType),
+)
+Index(
+    "accounts_undispatched_idx",
+    accounts.c.account_id,
+    postgresql_where=accounts.c.event_seq > accounts.c.dispatched_seq,
 )
 Index("accounts_next_due_at_idx", accounts.c.next_due_at, postgresql_where=accounts.c.next_due_at.is_not(None))
 
@@ -482,6 +488,9 @@ events = _distributed(
 Index("events_created_at_idx", events.c.created_at, events.c.id)
 Index("events_type_idx", events.c.type, events.c.created_at, events.c.id)
 
+outboxes = _distributed("outboxes", (), _col("event_seq", BigInteger), _col("dispatched_seq", BigInteger))
+"""How many events there are of what belongs to no account, which has no row of its own for that."""
+
 deliveries = _distributed(
     "deliveries",
     ("event_id", "endpoint_id"),
@@ -492,7 +501,43 @@ deliveries = _distributed(
     _col("due_at", InstantType, nullable=True),
     _col("last_status", SmallInteger, nullable=True),
     _col("last_error", Text, nullable=True),
+    _col("created_at", InstantType),
+    Column("total_attempts", Integer, nullable=False, server_default="0"),
+    _col("last_at", InstantType, nullable=True),
+    _col("finished_at", InstantType, nullable=True),
+    _col("lease_token", Uuid, nullable=True),
+    _col("lease_until", InstantType, nullable=True),
     _of_account("event_id", table="events"),
+)
+Index(
+    "deliveries_due_idx",
+    deliveries.c.endpoint_id,
+    deliveries.c.due_at,
+    postgresql_where=deliveries.c.state == "waiting",
+)
+Index("deliveries_endpoint_idx", deliveries.c.endpoint_id, deliveries.c.created_at, deliveries.c.event_id)
+Index(
+    "deliveries_dead_idx",
+    deliveries.c.created_at,
+    deliveries.c.event_id,
+    deliveries.c.endpoint_id,
+    postgresql_where=deliveries.c.state == "dead",
+)
+Index("deliveries_finished_at_idx", deliveries.c.finished_at, postgresql_where=deliveries.c.finished_at.is_not(None))
+
+delivery_attempts = _distributed(
+    "delivery_attempts",
+    ("event_id", "endpoint_id", "id"),
+    _col("event_id", Uuid),
+    _col("endpoint_id", Uuid),
+    _col("id", Uuid),
+    _col("at", InstantType),
+    _col("took", BigInteger),
+    _col("status", SmallInteger, nullable=True),
+    _col("error", Text, nullable=True),
+    _col("body", BytesType, nullable=True),
+    _col("counted", Boolean),
+    _of_account("event_id", "endpoint_id", table="deliveries"),
 )
 
 audit_log = _distributed(
@@ -554,6 +599,9 @@ endpoints = _table(
     _col("secrets", BytesType),
     _col("state", Text),
     _col("created_at", InstantType),
+    _col("failing_since", InstantType, nullable=True),
+    _col("disabled_at", InstantType, nullable=True),
+    _col("disabled_why", Text, nullable=True),
 )
 
 settings = _table(

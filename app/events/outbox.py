@@ -6,10 +6,12 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import insert, select, update
+from sqlalchemy.dialects.postgresql import insert as upsert
 
+from app.core.ids import NIL_ACCOUNT
 from app.core.units import Instant
 from app.db.database import Transaction
-from app.db.tables import accounts, events
+from app.db.tables import accounts, events, outboxes
 from app.ports.ids import Ids
 
 _INSERT: Final = insert(events)
@@ -30,6 +32,10 @@ class EventType(StrEnum):
     BALANCE_DEPLETED = "balance.depleted"
     BALANCE_RECOVERED = "balance.recovered"
     CHARGE_CORRECTED = "charge.corrected"
+    RATE_CARD_PUBLISHED = "rate_card.published"
+    ENDPOINT_DISABLED = "webhook_endpoint.disabled"
+    ENDPOINT_TEST = "webhook_endpoint.test"
+    """Goes to the endpoint for which it was asked, and to no other."""
 
 
 class Outbox:
@@ -71,6 +77,32 @@ class Outbox:
             await transaction.execute(
                 update(accounts).where(accounts.c.account_id == self._account_id).values(event_seq=self._last_seq)
             )
+
+
+async def emit_of_nobody(
+    transaction: Transaction, ids: Ids, now: Instant, kind: EventType, data: Mapping[str, Any]
+) -> UUID:
+    """Put an event of what belongs to no account in; its id.
+
+    Like an account's, these are numbered without a gap in the order in which they commit: whoever comes second waits
+    for the row of the number.
+    """
+    first = upsert(outboxes).values(account_id=NIL_ACCOUNT, event_seq=1, dispatched_seq=0)
+    numbered = first.on_conflict_do_update(
+        index_elements=[outboxes.c.account_id], set_={"event_seq": outboxes.c.event_seq + 1}
+    ).returning(outboxes.c.event_seq)
+    event_id = ids.new()
+    await transaction.execute(
+        insert(events).values(
+            account_id=NIL_ACCOUNT,
+            id=event_id,
+            seq=(await transaction.execute(numbered)).scalar_one(),
+            type=kind.value,
+            data=dict(data),
+            created_at=now,
+        )
+    )
+    return event_id
 
 
 async def lock_outbox(transaction: Transaction, account_id: UUID) -> Outbox | None:

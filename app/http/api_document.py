@@ -75,6 +75,7 @@ _TAGS: Final = {
     "settings": "What is set for all users.",
     "finance": "The books of a period.",
     "pricing": "Rate cards, and what evidence would cost.",
+    "events": "What happened, to whom it is told, and what arrived.",
     "access": "Keys, tokens of users, and who changed what.",
     "heartbeats": "For the provider.",
     "service": "The process itself.",

@@ -16,6 +16,7 @@ from app.db.keyset import beyond
 from app.db.tables import rate_cards
 from app.documents import Document, Moment, Text, printable
 from app.errors import BUSY, Problem, invalid
+from app.events.outbox import EventType, emit_of_nobody
 from app.http.pages import cursor_instant, make_cursor, page, read_cursor
 from app.ledger.audit import Audit, record_audits
 from app.ports.ids import Ids
@@ -63,6 +64,8 @@ async def publish_version(
     document = card_document(card)
     audit = Audit(actor=actor, action="rate_card.publish", target=document["id"], after=document, reason=reason)
     await record_audits(transaction, ids, NIL_ACCOUNT, [audit], now)
+    told = {"rate_card_id": card.public_id, **{name: document[name] for name in ("name", "version", "effective_at")}}
+    await emit_of_nobody(transaction, ids, now, EventType.RATE_CARD_PUBLISHED, told)
     return document
 
 

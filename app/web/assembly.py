@@ -9,6 +9,7 @@ from app.access.sign_ins import SignIns
 from app.access.user_tokens import UserTokens
 from app.core.units import US_PER_DAY, Micros
 from app.db.database import Database
+from app.deliveries.endpoints import EndpointPorts
 from app.http.rate_limits import Meter, per_minute
 from app.http.sealing import Sealing
 from app.ledger.book import LedgerPorts
@@ -23,6 +24,7 @@ from app.web.access_pages import AccessPages, ChangeAdmin, CreateAdmin, CreateKe
 from app.web.account_actions import Adjust, Alerts, Grant, Limits, PortalLink, Token, Void
 from app.web.actions import Action, Actions
 from app.web.assets import Assets
+from app.web.endpoints import EndpointPages, endpoint_actions
 from app.web.events import EventPages
 from app.web.overview import Overview
 from app.web.portal import Portal
@@ -61,6 +63,7 @@ class Parts:
     receiving: Receiving
     reconciler: Reconciler
     endings: Endings
+    endpoints: EndpointPorts
     faults: Callable[[], Awaitable[list[str]]]
     can_end: bool
 
@@ -128,12 +131,14 @@ def _site(parts: Parts, renderer: Renderer, assets: Assets) -> Site:
     ):
         site.add(pages.pages())
     actions = Actions(database, parts.sealing)
-    for action in (*_account_actions(parts), *_session_actions(parts), *_access_actions(parts, sign_ins)):
+    of_accounts = (*_account_actions(parts), *_session_actions(parts))
+    for action in (*of_accounts, *_access_actions(parts, sign_ins), *endpoint_actions(parts.endpoints)):
         site.add(actions.pages(action))
     site.add(actions.pages(publish))
     site.add(actions.pages(simulate))
-    # Behind the form, whose address would else be taken for a simulation's.
+    # Behind the forms, whose addresses would else be taken for a simulation's, and an endpoint's.
     site.add(WhatIfPages(database=database).pages())
+    site.add(EndpointPages(database=database).pages())
     return site
 
 

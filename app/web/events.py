@@ -61,7 +61,8 @@ async def events_page(
     these = newest.subquery()
     statement = (
         select(these, accounts.c.user_id)
-        .join_from(these, accounts, accounts.c.account_id == these.c.account_id)
+        # What belongs to no account has no row there.
+        .join_from(these, accounts, accounts.c.account_id == these.c.account_id, isouter=True)
         .order_by(these.c.created_at.desc(), these.c.id.desc())
     )
     rows = (await transaction.execute(statement)).all()

@@ -158,7 +158,12 @@ def _is_at(pointer: str, field: str) -> bool:
 
 def defaults(fields: Sequence[Field], given: Mapping[str, str]) -> dict[str, list[str]]:
     """What stands in a form before anything was typed; ``given``: by the address or from what is there now."""
-    return {field.name: [value] if (value := given.get(field.name, field.default)) else [] for field in fields}
+    found: dict[str, list[str]] = {}
+    for field in fields:
+        value = given.get(field.name, field.default)
+        # Several that are chosen stand side by side.
+        found[field.name] = value.split() if field.kind is Kind.CHOICES else [value] if value else []
+    return found
 
 
 def flat(document: Mapping[str, Any], above: str = "") -> dict[str, Any]:

@@ -16,6 +16,7 @@ from app.core.ids import NIL_ACCOUNT
 from app.core.units import US_PER_S, Instant, format_instant
 from app.db.database import Database, Transaction
 from app.db.tables import exported_heads, job_leases, provider_budget, receiving, sessions
+from app.deliveries.log import backlogs
 from app.documents import Reason
 from app.ledger.controls import load_controls
 from app.ledger.runs import last_run
@@ -57,6 +58,7 @@ class SystemPages:
                 "provider": await _provider(transaction, visit.now),
                 "verified": await last_run(transaction),
                 "heads": await _last_heads(transaction),
+                "undelivered": await _undelivered(transaction, visit.now),
                 "controls": controls_document(await load_controls(transaction)),
             }
         return visit.page(
@@ -108,6 +110,18 @@ async def _processes(transaction: Transaction) -> list[dict[str, Any]]:
 async def _provider(transaction: Transaction, now: Instant) -> dict[str, Any]:
     row = (await transaction.execute(select(func.max(provider_budget.c.blocked_until).label("until")))).one()
     return {"blocked_until": None if row.until is None or row.until <= now else format_instant(row.until)}
+
+
+async def _undelivered(transaction: Transaction, now: Instant) -> dict[str, Any]:
+    """What of events has not arrived, over all endpoints."""
+    found = (await backlogs(transaction, now)).values()
+    oldest = [one.oldest_due_at for one in found if one.oldest_due_at is not None]
+    return {
+        "waiting": sum(one.waiting for one in found),
+        "due": sum(one.due for one in found),
+        "dead": sum(one.dead for one in found),
+        "oldest_due_at": format_instant(min(oldest)) if oldest else None,
+    }
 
 
 async def _last_heads(transaction: Transaction) -> dict[str, Any] | None:

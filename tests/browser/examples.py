@@ -16,6 +16,22 @@ EXAMPLES: Final[Mapping[str, Callable[[Furnished], str]]] = {
     "/admin/api-keys/new": lambda _: "/admin/api-keys/new",
     "/admin/api-keys/{key_id}/revoke": lambda found: f"/admin/api-keys/{found.key}/revoke",
     "/admin/audit-log": lambda _: "/admin/audit-log",
+    "/admin/dead-letters": lambda _: "/admin/dead-letters",
+    "/admin/endpoints": lambda _: "/admin/endpoints",
+    "/admin/endpoints/new": lambda _: "/admin/endpoints/new",
+    "/admin/endpoints/{endpoint_id}": lambda found: f"/admin/endpoints/{found.endpoint}",
+    "/admin/endpoints/{endpoint_id}/change": lambda found: f"/admin/endpoints/{found.endpoint}/change",
+    "/admin/endpoints/{endpoint_id}/delete": lambda found: f"/admin/endpoints/{found.endpoint}/delete",
+    "/admin/endpoints/{endpoint_id}/deliveries/{event_id}": lambda found: (
+        f"/admin/endpoints/{found.endpoint}/deliveries/{found.event}"
+    ),
+    "/admin/endpoints/{endpoint_id}/deliveries/{event_id}/again": lambda found: (
+        f"/admin/endpoints/{found.endpoint}/deliveries/{found.event}/again"
+    ),
+    "/admin/endpoints/{endpoint_id}/replay": lambda found: f"/admin/endpoints/{found.endpoint}/replay",
+    "/admin/endpoints/{endpoint_id}/retry": lambda found: f"/admin/endpoints/{found.endpoint}/retry",
+    "/admin/endpoints/{endpoint_id}/rotate": lambda found: f"/admin/endpoints/{found.endpoint}/rotate",
+    "/admin/endpoints/{endpoint_id}/test": lambda found: f"/admin/endpoints/{found.endpoint}/test",
     "/admin/events": lambda _: "/admin/events",
     "/admin/figures": lambda _: "/admin/figures",
     "/admin/find": lambda found: f"/admin/find?q={quote(found.hostile_user, safe='')}",

@@ -59,6 +59,8 @@ class Stage:
         self.places = {"user_id": user, "session_id": session["id"], "grant_id": grant, "card_id": card}
         self.places["sha256"] = "0" * 64
         self.places["simulation_id"] = "sim_" + "0" * 26
+        self.places["endpoint_id"] = "ep_" + "0" * 26
+        self.places["event_id"] = "evt_" + "0" * 52
         self.keys: dict[str, str] = {}
 
     @classmethod

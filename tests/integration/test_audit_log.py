@@ -111,7 +111,40 @@ async def rerated(talktime: World, user: str) -> httpx.Response:
     )
 
 
+def on_endpoint(method: str, path: str, body: Any = None) -> Change:
+    async def change(talktime: World, user: str) -> httpx.Response:
+        endpoint_id = await talktime.endpoint()
+        return await talktime.client.request(method, f"/v1/webhook-endpoints/{endpoint_id}{path}", json=body)
+
+    return change
+
+
+async def redelivered(talktime: World, user: str) -> httpx.Response:
+    await talktime.grant(user, "5")
+    (event,) = (await talktime.get(f"/v1/events?user_id={user}"))["data"]
+    asked = {"endpoint_id": await talktime.endpoint()}
+    return await talktime.client.post(f"/v1/events/{event['id']}/redeliver", json=asked)
+
+
+async def described(talktime: World, user: str) -> httpx.Response:
+    path = f"/v1/webhook-endpoints/{await talktime.endpoint()}"
+    return await talktime.client.patch(path, json={"description": user})
+
+
+AN_ENDPOINT = "/v1/webhook-endpoints/{endpoint_id}"
 CHANGES: dict[tuple[str, str], Change] = {
+    ("POST /v1/webhook-endpoints", "webhook_endpoint.create"): plain(
+        "POST", "/v1/webhook-endpoints", url="https://hook.example/audited"
+    ),
+    (f"PATCH {AN_ENDPOINT}", "webhook_endpoint.change"): described,
+    (f"POST {AN_ENDPOINT}/rotate-secret", "webhook_endpoint.rotate"): on_endpoint("POST", "/rotate-secret", {}),
+    (f"POST {AN_ENDPOINT}/test", "webhook_endpoint.test"): on_endpoint("POST", "/test"),
+    (f"POST {AN_ENDPOINT}/retry", "webhook_endpoint.retry"): on_endpoint("POST", "/retry"),
+    (f"POST {AN_ENDPOINT}/replay", "webhook_endpoint.replay"): on_endpoint(
+        "POST", "/replay", {"after": "2100-01-01T00:00:00Z"}
+    ),
+    (f"DELETE {AN_ENDPOINT}", "webhook_endpoint.delete"): on_endpoint("DELETE", ""),
+    ("POST /v1/events/{event_id}/redeliver", "event.redeliver"): redelivered,
     ("POST /v1/sessions", "session.start"): started("/v1/sessions"),
     ("POST /v1/sessions", "session.adopt"): started("/v1/sessions", start=False),
     ("POST /api/start_session", "session.start"): started("/api/start_session"),
@@ -147,7 +180,8 @@ CHANGES: dict[tuple[str, str], Change] = {
 
 CREATIONS = {
     "session.start", "session.adopt", "grant.create", "user_token.create", "portal_link.create",
-    "rate_card.publish", "api_key.create", "rate_card.simulate",
+    "rate_card.publish", "api_key.create", "rate_card.simulate", "webhook_endpoint.create", "webhook_endpoint.rotate",
+    "webhook_endpoint.test", "webhook_endpoint.retry", "webhook_endpoint.replay", "event.redeliver",
 }  # fmt: skip
 """Before these there was nothing."""
 

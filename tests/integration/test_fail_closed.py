@@ -137,6 +137,8 @@ async def calls(talktime: World) -> list[tuple[str, str, Any]]:
         "key_id": "key_" + "0" * 26,
         "sha256": "0" * 64,
         "simulation_id": "sim_" + "0" * 26,
+        "endpoint_id": "ep_" + "0" * 26,
+        "event_id": "evt_" + "0" * 52,
     }
     found = []
     for path, methods in talktime.service.api_document["paths"].items():

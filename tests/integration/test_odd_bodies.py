@@ -28,6 +28,8 @@ async def operations(talktime: World) -> list[tuple[str, str, dict[str, Any], di
     grant = await talktime.grant(user, "100")
     session = await talktime.start(user)
     ids = {"user_id": user, "grant_id": grant["id"], "session_id": session["id"]}
+    ids["endpoint_id"] = await talktime.endpoint()
+    ids["event_id"] = (await talktime.get(f"/v1/events?user_id={user}&limit=1"))["data"][0]["id"]
     found = []
     for path, methods in (await talktime.get("/openapi.json"))["paths"].items():
         for method, operation in methods.items():

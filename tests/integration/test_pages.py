@@ -242,10 +242,58 @@ async def test_simulations_come_newest_first_each_once_whatever_comes_meanwhile(
     tell(conninfo, "delete from simulations")
 
 
+async def test_events_and_deliveries_come_newest_first_each_once_whatever_comes_meanwhile(talktime: World) -> None:
+    conninfo = talktime.service.database.conninfo
+    user, number = talktime.user(), iter(range(100))
+    made: list[str] = []
+
+    async def another() -> None:
+        """An event of the user and one more endpoint, to which it and a first event are dispatched as dead letters."""
+        talktime.clock.advance(1)
+        await talktime.grant(user, "1")
+        response = await talktime.client.post(
+            "/v1/webhook-endpoints", json={"url": f"https://hook.example/{user}/{next(number)}"}
+        )
+        made.append(response.json()["id"])
+        await talktime.service.deliverer.dispatch()
+        for endpoint_id in {made[0], made[-1]}:
+            events = [row["id"] for row in await walk(talktime, f"/v1/events?user_id={user}", 500)]
+            asked = {"event_ids": [events[0], events[-1]]}
+            path = f"/v1/webhook-endpoints/{endpoint_id}/replay"
+            assert (await talktime.client.post(path, json=asked)).status_code == 202
+        tell(
+            conninfo,
+            "update deliveries set state = 'dead', due_at = null, finished_at = created_at where state = 'waiting'",
+        )
+
+    for _ in range(4):
+        await another()
+    first = (await walk(talktime, f"/v1/events?user_id={user}", 500))[-1]["id"]
+    for path, name in (
+        (f"/v1/events?user_id={user}", "id"),
+        ("/v1/webhook-endpoints", "id"),
+        (f"/v1/webhook-endpoints/{made[0]}/deliveries?state=dead", "event_id"),
+        (f"/v1/events/{first}/deliveries", "endpoint_id"),
+        (f"/v1/dead-letters?endpoint_id={made[0]}", "event_id"),
+    ):
+        before = [row[name] for row in await walk(talktime, path, 500)]
+        assert len(before) >= 4, path
+        left = iter(range(2))
+
+        async def a_few(left: Iterator[int] = left) -> None:
+            if next(left, None) is not None:
+                await another()
+
+        assert [row[name] for row in await walk(talktime, path, 2, a_few)] == before, path
+    for endpoint_id in made:
+        await talktime.client.delete(f"/v1/webhook-endpoints/{endpoint_id}")
+
+
 WALKED = {
     "/v1/sessions", "/v1/users/{user_id}/entries", "/v1/users/{user_id}/grants", "/v1/rate-cards",
     "/v1/sessions/{session_id}/heartbeats", "/v1/sessions/{session_id}/snapshots", "/v1/sessions/{session_id}/pulls",
-    "/v1/api-keys", "/v1/audit-log", "/v1/users", "/v1/rate-cards/simulations",
+    "/v1/api-keys", "/v1/audit-log", "/v1/users", "/v1/rate-cards/simulations", "/v1/events", "/v1/webhook-endpoints",
+    "/v1/webhook-endpoints/{endpoint_id}/deliveries", "/v1/events/{event_id}/deliveries", "/v1/dead-letters",
 }  # fmt: skip
 """Lists that a test of this module walks through while rows come in."""
 

@@ -20,6 +20,9 @@ insert into sessions (account_id, id, persona, scenario, metadata, state, rate_c
     anomalies, requested_at, steps, attempts) values ({A}, {S}, 'p', 's', '{{}}', 'live', {E}, 1, 10, 0, '{{}}', now(), 1, 0);
 insert into holds values ({A}, {S}, 10, 'active', 1, null);
 insert into hold_lines values ({A}, {S}, 0, {E}, 10);
+insert into events values ({A}, {E}, 1, 'grant.created', '{{}}', now());
+insert into endpoints values ({E}, 'https://a.example', null, '{{}}', '', 'active', now());
+insert into deliveries values ({A}, {E}, {E}, 'waiting', 0, now(), null, null, now());
 insert into idempotency values ({A}, 'k', 'r', 'pending', null, null, null, null, now(), now());
 """
 
@@ -34,7 +37,9 @@ CASES = [
     ("accounts_held_check", "update accounts set held = -1"),
     ("accounts_credit_limit_check", "update accounts set credit_limit = -1"),
     ("accounts_seq_check", "update accounts set seq = -1, head_mac = 'm', head_key = 'k'"),
-    ("accounts_seq_check", "update accounts set event_seq = -1"),
+    ("accounts_seq_check", "update accounts set event_seq = -1, dispatched_seq = -1"),
+    ("accounts_dispatched_seq_check", "update accounts set dispatched_seq = 1"),
+    ("outboxes_dispatched_seq_check", f"insert into outboxes values ({A}, 1, 2)"),
     ("accounts_head_check", "update accounts set seq = 1"),
     ("accounts_head_check", "update accounts set seq = 1, head_mac = 'm'"),
     ("accounts_head_check", "update accounts set seq = 1, head_key = 'k'"),
@@ -91,6 +96,10 @@ CASES = [
     ("charges_amounts_check", f"insert into charges values ({A}, {S}, 1, '1', '', 1, '', 0, -1, '', null, now())"),
     ("idempotency_state_check", "update idempotency set state = 'open'"),
     ("rate_cards_version_check", "update rate_cards set version = 0"),
+    ("endpoints_state_check", "update endpoints set state = 'gone'"),
+    ("deliveries_state_check", "update deliveries set state = 'lost', due_at = null"),
+    ("deliveries_due_check", "update deliveries set state = 'delivered'"),
+    ("deliveries_due_check", "update deliveries set due_at = null"),
     ("simulations_state_check", f"insert into simulations values ({A}, 'paused', '{{}}', null, 0, now())"),
 ]  # fmt: skip
 

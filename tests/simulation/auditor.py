@@ -98,6 +98,12 @@ DUE: Final = """
 select (select min(greatest(due_at, coalesce(lease_until, due_at))) from sessions) as session,
   (select min(next_due_at) from accounts) as account
 """
+DELIVERIES: Final = """
+select exists (select from accounts where event_seq > dispatched_seq)
+       or exists (select from outboxes where event_seq > dispatched_seq) as fresh,
+  (select min(greatest(due_at, coalesce(lease_until, due_at)))
+   from deliveries d join endpoints e on e.id = d.endpoint_id where d.state = 'waiting' and e.state = 'active') as at
+"""
 NEVER: Final = 1 << 62
 MAX_SESSION_S: Final = 600
 DUE_WITHIN: Final = 200_000_000
@@ -262,6 +268,22 @@ class Auditor:
             session, account = (NEVER if at is None else _us(at) for at in (row["session"], row["account"]))
             self._due = session, account
         return self._due
+
+    def next_delivery(self) -> int:
+        """When something is dispatched or delivered next, what is leased included; :data:`NEVER` if nothing is."""
+        row = self._rows(DELIVERIES)[0]
+        if row["fresh"]:
+            return 0
+        return NEVER if row["at"] is None else _us(row["at"])
+
+    def events(self) -> dict[str, int]:
+        """When each event was written, by its id."""
+        return {_public(Kind.EVENT, row): _us(row["created_at"]) for row in self._rows("select * from events")}
+
+    def endpoints(self) -> dict[str, str]:
+        """The state of each endpoint, by its path."""
+        found = self._rows("select url, state from endpoints")
+        return {"/" + row["url"].rpartition("/")[2]: row["state"] for row in found}
 
     def _ids(self, statement: str) -> list[dict[str, Any]]:
         return self._rows(statement)

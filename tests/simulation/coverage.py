@@ -5,6 +5,7 @@ from typing import Final
 
 from app.core.lifecycle import STEPS
 from tests.simulation.dice import ALL
+from tests.simulation.endpoints import BRANCHES as ENDPOINTS
 from tests.simulation.plan import AMBUSHES, HIDDEN
 
 ENOUGH: Final = 200
@@ -25,7 +26,8 @@ _BRANCHES: Final = (
     "event balance.depleted", "event balance.low", "event balance.recovered", "event charge.corrected",
     "event grant.created", "event grant.expired", "event grant.expiring", "event grant.voided",
     "event session.failed", "event session.live", "event session.over", "event session.review",
-    "event session.settled", "event session.started", "grant 201", "grant active", "grant expired", "grant voided",
+    "event session.settled", "event session.started", "event rate_card.published",
+    "event webhook_endpoint.disabled", "grant 201", "grant active", "grant expired", "grant voided",
     "heartbeat 204", "heartbeat 409 session-mismatch", "heartbeat 422 invalid-request",
     "heartbeat 503 busy", "heartbeat 503 unavailable",
     "heartbeat/after the end", "heartbeats dropped", "hold lower", "hold release", "hold settle", "hold start",
@@ -40,6 +42,7 @@ _BRANCHES: Final = (
     "timeline/outage", "void 200", "void 409 grant-closed", "void 409 grant-spent",
 )  # fmt: skip
 EXPECTED: Final = frozenset(_BRANCHES) | {
+    *ENDPOINTS,
     *(f"{group}/{fault}" for group, fault in ALL),
     *(f"{point} {how}" for point, how in AMBUSHES),
     *(f"{point} hidden" for point in HIDDEN),

@@ -18,6 +18,7 @@ from app.db.database import DatabaseUnavailable
 from app.ports.randomness import SeededRandomness
 from app.service import Service
 from app.settings import Settings
+from tests.simulation.endpoints import Endpoints, Sender
 from tests.simulation.loop import ProcessClock, WorldClock
 from tests.simulation.provider import Provider
 from tests.simulation.statements import LIFE, OPERATION, SLICE, Died, Life, Operation, Traps
@@ -150,6 +151,7 @@ class Process:
         provider: Provider,
         traps: Traps,
         report_every: Micros,
+        endpoints: Endpoints,
     ) -> None:
         self.name = name
         self.clock = clock
@@ -160,7 +162,13 @@ class Process:
         self._tasks: dict[asyncio.Task[Any], None] = {}
         randomness = SeededRandomness(0, seed)
         self.service = Service(
-            settings, url, clock=clock, randomness=randomness, transport=provider, report_every=report_every
+            settings,
+            url,
+            clock=clock,
+            randomness=randomness,
+            transport=provider,
+            sender=Sender(endpoints, self.life.end),
+            report_every=report_every,
         )
         COMPILED.share(self.service)
         self.astray = False

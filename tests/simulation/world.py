@@ -25,8 +25,9 @@ from app.ledger.findings import Finding
 from app.ledger.verify import verify
 from app.settings import Settings, load_settings
 from app.settlement.replay import Replayed, replay_all
-from tests.simulation.auditor import Acknowledged, Auditor, Credential, Violation
+from tests.simulation.auditor import NEVER, Acknowledged, Auditor, Credential, Violation
 from tests.simulation.dice import Dice, rng
+from tests.simulation.endpoints import GONE, WELL, Endpoints, document_of, listens
 from tests.simulation.loop import VirtualLoop, WorldClock
 from tests.simulation.plan import CARDS, USERS, Event, Plan, conversation_of
 from tests.simulation.processes import ADMIN_KEY, PUBLIC_URL, Answer, Process
@@ -168,6 +169,7 @@ class World:
         self.provider.most_a_second = (US_PER_S + PERMIT_LASTS + 2 * SKEW) // between + 1
         self.auditor = Auditor(auditors, self.provider, self.clock, self.traps, SKEW)
         self.requests: list[Request] = []
+        self.endpoints = Endpoints(plan.seed, self.clock, self.auditor.fail, lambda: self.dice.active, self.seen)
         self._lives = 0
         self._processes: list[Process | None] = [None] * plan.processes
         self._actors: set[asyncio.Task[Any]] = set()
@@ -234,7 +236,17 @@ class World:
         name = f"{place}.{self._lives}"
         clock = self.clock.of_process(skew)
         seed = f"{self.plan.seed}/{name}"
-        process = Process(name, self._settings, self._url, clock, seed, self.provider, self.traps, Micros(REPORT_EVERY))
+        process = Process(
+            name,
+            self._settings,
+            self._url,
+            clock,
+            seed,
+            self.provider,
+            self.traps,
+            Micros(REPORT_EVERY),
+            self.endpoints,
+        )
         if await process.start():
             self.say(f"process {name} is up")
             self._processes[place] = process
@@ -268,6 +280,41 @@ class World:
                 self._spawn(self._round(process, "due", process.service.post_due))
             if session_due_at <= self.clock.now() + SKEW:
                 self._spawn(self._round(process, "reconcile", process.service.reconciler.run_due))
+
+    async def _listen(self) -> None:
+        """Somebody makes two endpoints; from then on processes deliver."""
+        for path in (WELL, GONE):
+            request = Request("endpoint", "POST", "/v1/webhook-endpoints", document_of(path), None, f"endpoint{path}")
+            answer = await self.ask(request)
+            if answer is None or answer.status != 201:
+                return
+            self.endpoints.secrets[path] = answer.json()["secret"]
+        self.endpoints.made_at = self.clock.now()
+        for place in range(self.plan.processes):
+            self._spawn(self._tell(place))
+
+    async def _tell(self, place: int) -> None:
+        """The alarm of one process that dispatches and delivers, soon after something is due."""
+        rounds = 0
+        while not self._resting:
+            rounds += 1
+            wait_us = self.auditor.next_delivery() - self.clock.now()
+            drawn = rng(self.plan.seed, "tell", place, rounds)
+            await asyncio.sleep(max(0, min(wait_us, NAP)) / US_PER_S + drawn.uniform(1, 4))
+            process = self._processes[place]
+            if process is None or self.traps.down or process.astray:
+                continue
+            if self.auditor.next_delivery() <= self.clock.now() + SKEW:
+                await self._round(process, "deliver", process.service.deliverer.run_due)
+
+    async def _until_told(self) -> None:
+        """Wait until all that happened has been delivered."""
+        began = self.loop.now_us
+        while self.endpoints.made_at is not None and self.auditor.next_delivery() < NEVER:
+            await asyncio.sleep(NAP / US_PER_S)
+            if self.loop.now_us - began > HEALED_WITHIN_S * US_PER_S:
+                self.auditor.fail("did not heal", "deliveries still wait")
+        self.endpoints.check(self.auditor.events(), self.auditor.endpoints(), SKEW)
 
     async def _round(self, process: Process, operation: str, work: Any) -> None:
         self._busy += 1
@@ -835,6 +882,8 @@ class World:
             await self._boot(place)
             self._spawn(self._keep_up(place))
             self._spawn(self._work(place))
+        if listens(self.plan.seed):
+            self._spawn(self._listen())
         story = self._spawn(self._story())
         try:
             await asyncio.wait({story, self._broken}, return_when=asyncio.FIRST_COMPLETED)
@@ -854,6 +903,7 @@ class World:
                 await self._happen(event)
         self.traps.disarm()
         await self._heal("the corrections", late=True)
+        await self._until_told()
         await self._final()
 
     async def _main(self) -> None:
@@ -995,7 +1045,8 @@ async def prepare(url: str) -> None:
         return None
 
     provider = Provider(clock, Dice(0, {}, ("start", "500")), nowhere)
-    process = Process("first", world_settings(), url, clock, "first", provider, traps, Micros(REPORT_EVERY))
+    nobody = Endpoints(0, clock, lambda *_: None, lambda: False, Counter())
+    process = Process("first", world_settings(), url, clock, "first", provider, traps, Micros(REPORT_EVERY), nobody)
     assert await process.start()
     await process.stop()
 

@@ -7,9 +7,11 @@ from typing import Any, Final
 from app.access.admins import Passwords, create_admin
 from app.access.sign_in_links import LONGEST, make_link
 from app.core.access import Actor, Role
+from app.core.ids import Kind, parse_public_id
 from app.core.units import Micros, datetime_of
 from app.ports.ids import TimeOrderedIds
 from app.ports.randomness import SystemRandomness
+from tests.support.postgres import tell
 from tests.support.world import World
 
 HOSTILE: Final = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>{{7*7}}"""
@@ -30,6 +32,10 @@ class Furnished:
     """The id of an API key."""
     body: str = ""
     """The SHA-256 of an answer of the provider's that is kept of the settled session."""
+    endpoint: str = ""
+    """The id of an endpoint that cannot be reached."""
+    event: str = ""
+    """The id of an event that was dispatched to it, and is a dead letter."""
     sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
     grants: dict[str, dict[str, Any]] = field(default_factory=dict)
     cards: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -88,7 +94,34 @@ async def furnish(world: World) -> Furnished:
     if states != expected:
         raise AssertionError(f"{states} instead of {expected}")
     await _furnish_prices(world, found)
+    await _furnish_events(world, found)
     return found
+
+
+async def _furnish_events(world: World, found: Furnished) -> None:
+    """An endpoint at an address that nothing is sent to, with a delivery that waits and one that is dead."""
+    await world.service.deliverer.dispatch()
+    asked = {"url": "https://1.1.1.1:8443/" + "hook" * 20, "description": HOSTILE[:100]}
+    found.endpoint = (await world.client.post("/v1/webhook-endpoints", json=asked)).json()["id"]
+    for _ in range(2):
+        await world.grant(found.hostile_user.replace("/", "%2F"), "1")
+    await world.service.deliverer.dispatch()
+    deliveries = (await world.get(f"/v1/webhook-endpoints/{found.endpoint}/deliveries"))["data"]
+    found.event = deliveries[0]["event_id"]
+    key = parse_public_id(Kind.EVENT, found.event)
+    if key is None:
+        raise AssertionError(deliveries)
+    tell(
+        world.service.database.conninfo,
+        f"""
+        insert into delivery_attempts
+        select account_id, event_id, endpoint_id, event_id, created_at, 1500000, 500, null,
+               convert_to('{HOSTILE.replace("'", "''")}', 'UTF8'), true
+        from deliveries where event_id = '{key.id}';
+        update deliveries set state = 'dead', due_at = null, finished_at = created_at, total_attempts = 1,
+               last_at = created_at, last_status = 500 where event_id = '{key.id}'
+        """,
+    )
 
 
 PASSWORD: Final = "correct horse battery staple"

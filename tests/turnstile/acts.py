@@ -6,8 +6,9 @@ from uuid import UUID
 
 from app.budget import ProviderBudget
 from app.core.budget import Permit, Purpose
-from app.core.ids import AccountThing
+from app.core.ids import AccountThing, Kind, parse_public_id
 from app.core.units import US_PER_S, Instant, format_instant
+from app.deliveries.endpoints import endpoint_id_of
 from app.ledger.due import post_due
 from app.settlement.steps import Outcome
 from tests.support.world import PUBLIC_URL, World
@@ -97,6 +98,32 @@ async def posting_due(seat: Seat, case: Case) -> Told:
     return Told("posted")
 
 
+async def dispatching(seat: Seat, case: Case) -> Told:
+    """A process that looks into the outboxes."""
+    del case
+    await seat.world.service.deliverer.dispatch()
+    return Told("dispatched")
+
+
+async def delivering(seat: Seat, case: Case) -> Told:
+    """A process that takes what is due for an endpoint and delivers it."""
+    deliverer = seat.world.service.deliverer
+    batch = await deliverer._queue.take(endpoint_id_of(case.endpoint))
+    if batch is None:
+        return Told("nothing")
+    await deliverer._deliver(batch)
+    signatures = [headers["webhook-signature"].count("v1,") for headers in seat.post.sent]
+    return Told("sent, signed by " + " ".join(map(str, signatures)))
+
+
+def redelivering() -> Act:
+    return call("POST", lambda case: f"/v1/events/{case.event}/redeliver", lambda case: {"endpoint_id": case.endpoint})
+
+
+def rotating() -> Act:
+    return call("POST", lambda case: f"/v1/webhook-endpoints/{case.endpoint}/rotate-secret", lambda _: {})
+
+
 def leasing(times: int) -> Act:
     """A process without a permit in hand that needs so many; of each run's own provider, so that all runs are alike."""
 
@@ -158,6 +185,32 @@ def funded(amount: str, **settings: Any) -> Prepare:
         return made
 
     return prepare
+
+
+async def listening(stage: Stage) -> Made:
+    """A user with two events, one dispatched to an endpoint and delivered, and one that waits in the outbox."""
+    talktime = stage.seats[0].world
+    response = await talktime.client.post("/v1/webhook-endpoints", json={"url": "https://hook.example/"})
+    assert response.status_code == 201, response.text
+    made = Made(endpoint=response.json()["id"])
+    await talktime.grant(SETUP_USER, "100")
+    await talktime.service.deliverer.run_due()
+    made.grant = await talktime.grant(SETUP_USER, "200")
+    return made
+
+
+async def dispatched(stage: Stage) -> Made:
+    """A user of whom one event waits for its delivery."""
+    talktime = stage.seats[0].world
+    response = await talktime.client.post("/v1/webhook-endpoints", json={"url": "https://hook.example/"})
+    assert response.status_code == 201, response.text
+    made = Made(endpoint=response.json()["id"], grant=await talktime.grant(SETUP_USER, "100"))
+    await talktime.service.deliverer.dispatch()
+    (event,) = (await talktime.get("/v1/events"))["data"]
+    key = parse_public_id(Kind.EVENT, event["id"])
+    assert key is not None
+    made.event_id = key.id
+    return made
 
 
 def started_talking(amount: str) -> Prepare:

@@ -19,6 +19,8 @@ _NAMES: Final = re.compile(rf"(?<![.\w])({'|'.join(sorted(TABLES, key=len, rever
 _INSERT: Final = re.compile(r"\s*INSERT INTO (\w+)\s*\(([^)]*)\)", re.IGNORECASE)
 _UPDATE: Final = re.compile(r"\s*UPDATE (\w+) SET (.*?)(?: WHERE |\s+RETURNING |$)", re.IGNORECASE | re.DOTALL)
 _SELECT: Final = re.compile(r"\s*SELECT\b", re.IGNORECASE)
+_LOCKS: Final = re.compile(r" FOR (NO KEY UPDATE|UPDATE|SHARE|KEY SHARE)\b")
+"""Those that only share are taken for the others: orders are told apart then that come to the same."""
 _BEGIN: Final = re.compile(r"BEGIN\b([^;]*)(; SET LOCAL (lock|statement)_timeout = \d+)*$")
 _MARK: Final = re.compile(r"\s*(SAVEPOINT|RELEASE SAVEPOINT|ROLLBACK TO SAVEPOINT) (\w+)\s*$", re.IGNORECASE)
 _EQUALS: Final = re.compile(r"\b(\w+)\.(\w+) = %\((\w+)\)s")
@@ -93,10 +95,10 @@ def _updated(table: str, changed: str, text: str, values: Mapping[str, Any]) -> 
 def _selected(names: frozenset[str], text: str, values: Mapping[str, Any]) -> Statement:
     if len(names) > 1:
         rows = frozenset(Row(name) for name in names)
-        return Statement(Touch(reads=rows, locks=rows if " FOR UPDATE" in text else frozenset()))
+        return Statement(Touch(reads=rows, locks=rows if _LOCKS.search(text) else frozenset()))
     (table,) = names
     row = _wanted(table, text, values)
-    if " FOR UPDATE" not in text:
+    if not _LOCKS.search(text):
         return Statement(Touch(reads=frozenset({row})))
     return Statement(Touch(reads=frozenset({row}), locks=frozenset({row})), _exact(row))
 

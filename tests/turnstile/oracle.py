@@ -23,6 +23,9 @@ _TABLES: Final = {
     "idempotency": "key_hash",
     "snapshots": "session_id, n",
     "ticks": "session_id, received_at, id",
+    "events": "seq",
+    "deliveries": "event_id, endpoint_id",
+    "delivery_attempts": "event_id, endpoint_id, id",
 }
 _READ: Final = "select " + ", ".join(
     f"(select coalesce(jsonb_agg(t order by {order}), '[]') from {name} t where account_id = %(a)s) {name}"

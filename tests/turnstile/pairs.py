@@ -78,6 +78,37 @@ def _pulls_in_order(told: Sequence[Told], rows: Rows) -> list[str]:
     return [] if pulled == sorted(pulled) else [f"pulls are stored as {pulled}"]
 
 
+def _each_event_dispatched_once(told: Sequence[Told], rows: Rows) -> list[str]:
+    """Whatever is behind the mark was dispatched, and nothing else; who passes by a late event loses it for ever."""
+    del told
+    (account,) = rows["accounts"]
+    passed = {event["id"] for event in rows["events"] if event["seq"] <= account["dispatched_seq"]}
+    dispatched = [delivery["event_id"] for delivery in rows["deliveries"]]
+    return [] if sorted(dispatched) == sorted(passed) else [f"{len(passed)} events passed by, dispatched {dispatched}"]
+
+
+def _sent_once(told: Sequence[Told], rows: Rows) -> list[str]:
+    (delivery,) = rows["deliveries"]
+    sent = [one.seen for one in told if one.seen.startswith("sent")]
+    counted = [attempt["counted"] for attempt in rows["delivery_attempts"]]
+    problems = [] if len(sent) == 1 and counted == [True] else [f"sent {len(sent)} times, noted as {counted}"]
+    if delivery["state"] != "delivered" or delivery["lease_token"] is not None:
+        problems.append(f"it is {delivery['state']}, leased to {delivery['lease_token']}")
+    return problems
+
+
+def _sent_after_it_was_asked_for(told: Sequence[Told], rows: Rows) -> list[str]:
+    """What was under way when the delivery was asked for anew does not count as what was asked for."""
+    del told
+    (delivery,) = rows["deliveries"]
+    counted = [attempt["counted"] for attempt in rows["delivery_attempts"]]
+    if delivery["state"] == "delivered" and counted != [True]:
+        return [f"it counts as delivered by attempts that are {counted}"]
+    if delivery["state"] == "waiting" and (delivery["attempts"] or delivery["lease_token"] is not None):
+        return [f"it waits, and is not as if it had just been asked for: {delivery}"]
+    return []
+
+
 NOT_COVERED: Final = "402 insufficient-credits"
 IN_FLIGHT: Final = "409 idempotency-in-flight"
 _A_START: Final = acts.starting(time_limit_s=30)
@@ -309,6 +340,40 @@ PAIRS: Final = (
         actors=[("adjust", acts.adjusting("-400")), ("reconcile", acts.reconciling)],
         prepare=acts.over,
         must=frozenset({("201", "settled")}),
+    ),
+    Meeting(
+        name="dispatch/dispatch",
+        actors=[("dispatch", acts.dispatching), ("dispatch", acts.dispatching)],
+        prepare=acts.listening,
+        must=frozenset({("dispatched", "dispatched")}),
+        check=_each_event_dispatched_once,
+    ),
+    Meeting(
+        name="grant/dispatch",
+        actors=[("grant", acts.granting("5")), ("dispatch", acts.dispatching)],
+        prepare=acts.listening,
+        must=frozenset({("201", "dispatched")}),
+        check=_each_event_dispatched_once,
+    ),
+    Meeting(
+        name="deliver/deliver",
+        actors=[("deliver", acts.delivering), ("deliver", acts.delivering)],
+        prepare=acts.dispatched,
+        must=_both("sent, signed by 1", "nothing"),
+        check=_sent_once,
+    ),
+    Meeting(
+        name="redeliver/deliver",
+        actors=[("redeliver", acts.redelivering()), ("deliver", acts.delivering)],
+        prepare=acts.dispatched,
+        must=frozenset({("202", "sent, signed by 1")}),
+        check=_sent_after_it_was_asked_for,
+    ),
+    Meeting(
+        name="rotate/deliver",
+        actors=[("rotate", acts.rotating()), ("deliver", acts.delivering)],
+        prepare=acts.dispatched,
+        must=frozenset({("200", "sent, signed by 1"), ("200", "sent, signed by 2")}),
     ),
     Meeting(
         name="slice/slice",

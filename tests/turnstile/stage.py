@@ -19,12 +19,14 @@ from sqlalchemy import select
 
 from app.core.chain import Entry, grant_mac, limit_mac, mac
 from app.core.ids import AccountThing, Kind, account_id_of, parse_public_id, public_id
+from app.core.targets import Target
 from app.core.units import Instant
 from app.db.database import Transaction
 from app.db.embedded import DatabaseUrls
 from app.db.embedded.roles import SERVICE
 from app.db.migrate import migrate
 from app.db.tables import DISTRIBUTED, entries, grants, limit_changes, metadata
+from app.deliveries.sending import Answered
 from app.heartbeats.endpoint import PATH
 from app.ledger.due import post_due
 from app.ledger.keys import LedgerKeys
@@ -106,6 +108,14 @@ class Case:
     session_id: UUID | None = None
     provider_id: str = ""
     grant_id: UUID | None = None
+    endpoint: str = ""
+    event_id: UUID | None = None
+
+    @property
+    def event(self) -> str:
+        """Its public id."""
+        assert self.event_id is not None
+        return public_id(Kind.EVENT, self.account_id, self.event_id)
 
     @property
     def account_id(self) -> UUID:
@@ -138,6 +148,28 @@ class Made:
 
     session: dict[str, Any] = field(default_factory=dict)
     grant: dict[str, Any] = field(default_factory=dict)
+    endpoint: str = ""
+    """The id of an endpoint, which all runs share."""
+    event_id: UUID | None = None
+    """Of an event of the set-up's user that was dispatched to it."""
+
+
+class Post:
+    """What an actor sends to endpoints: each request is a step of its own, and taken."""
+
+    def __init__(self) -> None:
+        self.sent: list[Mapping[str, str]] = []
+
+    async def post(self, endpoint_id: UUID, target: Target, headers: Mapping[str, str], body: bytes) -> Answered:
+        await pass_by("send an event")
+        self.sent.append(headers)
+        return Answered(204, None, b"")
+
+    async def forget(self, endpoint_id: UUID) -> None:
+        """There are no connections."""
+
+    async def aclose(self) -> None:
+        """There are no connections."""
 
 
 @dataclass
@@ -148,6 +180,7 @@ class Seat:
     world: World
     provider: Provider
     chances: Chances
+    post: Post
 
 
 @dataclass
@@ -164,6 +197,7 @@ class Stage:
     _terms: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     _limits: list[Any] = field(default_factory=list)
     _runs: int = 0
+    _secrets: bytes = b""
 
     async def keep(self, made: Made) -> None:
         """Read what the set-up made, to be copied from now on."""
@@ -182,6 +216,10 @@ class Stage:
         # So that whoever posts what is due finds the users of the runs alone.
         service = self.seats[0].world.service
         await post_due(service.database, service.ledger, self.begun_at)
+        if made.endpoint:
+            row = await (await self.watch.execute("select secrets from endpoints")).fetchone()
+            assert row is not None
+            self._secrets = row[0]
 
     async def _load_signed(self, transaction: Transaction, account_id: UUID) -> None:
         stored = select(entries).where(entries.c.account_id == account_id).order_by(entries.c.seq)
@@ -194,6 +232,8 @@ class Stage:
     async def new_case(self) -> Case:
         """Another user with all that the set-up made."""
         self._runs += 1
+        if self._made.endpoint:
+            await self._forget_deliveries()
         user = f"{SETUP_USER}-{self._runs}"
         account_id = account_id_of(user)
         if self._rows:
@@ -207,6 +247,8 @@ class Stage:
             await self.watch.execute(statement.encode(), (json.dumps(rows),), prepare=True)
         for seat in self.seats:
             seat.chances.reset()
+            if self._made.endpoint:
+                seat.chances.token(64 * self._runs)  # what belongs to no account stays from run to run, under its ids
             seat.provider.started = 0
         made = self._made
         return Case(
@@ -215,7 +257,19 @@ class Stage:
             session_id=_thing(Kind.SESSION, made.session),
             provider_id=made.session.get("provider_session_id") or "",
             grant_id=_thing(Kind.GRANT, made.grant),
+            endpoint=made.endpoint,
+            event_id=made.event_id,
         )
+
+    async def _forget_deliveries(self) -> None:
+        """Workers look for whatever is due: they must find what belongs to this run, and the endpoint as it was."""
+        await self.watch.execute("update accounts set dispatched_seq = event_seq where dispatched_seq < event_seq")
+        await self.watch.execute(
+            "update deliveries set state = 'dropped', due_at = null, finished_at = created_at where state = 'waiting'"
+        )
+        await self.watch.execute("update endpoints set secrets = %s, failing_since = null", (self._secrets,))
+        for seat in self.seats:
+            seat.post.sent.clear()
 
     def _rows_of(self, user: str, account_id: UUID) -> dict[str, list[dict[str, Any]]]:
         rows = {name: [{**row, "account_id": str(account_id)} for row in stored] for name, stored in self._rows.items()}
@@ -285,7 +339,16 @@ async def _seat(urls: DatabaseUrls, letter: str, script: ScriptedProvider) -> Se
         bootstrap_admin_key=ADMIN_KEY,
     )
     # Leases of the provider's rate meet each other in a pair of their own.
-    service = Service(settings, urls.service, clock=clock, randomness=chances, transport=provider, permits=Unlimited())
+    post = Post()
+    service = Service(
+        settings,
+        urls.service,
+        clock=clock,
+        randomness=chances,
+        transport=provider,
+        permits=Unlimited(),
+        sender=post,
+    )
     actor = Actor(letter)
     token = ACTOR.set(actor)  # the writer of heartbeats is started here, and belongs to the actor
     try:
@@ -295,7 +358,7 @@ async def _seat(urls: DatabaseUrls, letter: str, script: ScriptedProvider) -> Se
     transport = httpx.ASGITransport(app=service.app, raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
     client = httpx.AsyncClient(transport=transport, base_url=PUBLIC_URL, headers=headers)
-    return Seat(actor, World(service, client, script, clock, settings), provider, chances)
+    return Seat(actor, World(service, client, script, clock, settings), provider, chances, post)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from app.pricing.documents import PreviewDocument, RateCardDocument, read_rate_c
 from app.pricing.preview import preview
 from app.pricing.templates import PROVIDER_COST
 from app.service import Service
-from app.settings import PREFIX, WITHOUT_EFFECT, Settings
+from app.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -61,10 +61,6 @@ def test_every_setting_has_its_row() -> None:
     assert {name for name in rows(CONFIGURATION) if name.startswith(PREFIX)} == {
         PREFIX + name.upper() for name in Settings.model_fields
     }
-
-
-def test_settings_without_effect_are_named() -> None:
-    assert all(f"`{name}`" in CONFIGURATION for name in WITHOUT_EFFECT)
 
 
 def test_the_defaults_of_settings_are_those_of_the_code() -> None:
