@@ -6,11 +6,9 @@ the endpoint is gone for good, everything else, redirects included, is tried aga
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Final
 
-from app.core.units import US_PER_DAY, US_PER_MINUTE, US_PER_S, Instant, Micros, instant_of
+from app.core.units import US_PER_DAY, US_PER_MINUTE, US_PER_S, Micros
 
 _HOUR: Final = 60 * US_PER_MINUTE
 
@@ -95,19 +93,3 @@ def judge_attempt(*, status: int | None, attempts: int, retry_after: Micros | No
 def jitter_bound(attempts: int) -> int:
     """Below this, in µs, the jitter of the wait after so many ``attempts`` is drawn."""
     return WAITS[min(attempts, len(WAITS)) - 1] // JITTER_PARTS + 1
-
-
-def read_retry_after(text: str | None, now: Instant) -> Micros | None:
-    """``Retry-After`` in seconds or as a date (RFC 9110, 10.2.3), a day at most; null if there is none to be read."""
-    if not text or len(text) > 64:
-        return None
-    if text.isascii() and text.isdigit():
-        wait = int(text) * US_PER_S
-    else:
-        try:
-            moment = parsedate_to_datetime(text)
-            # The date has no zone if it was written with -0000; an HTTP date is in GMT.
-            wait = instant_of(moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now
-        except (ValueError, OverflowError):
-            return None
-    return Micros(min(max(wait, 0), LONGEST_RETRY_AFTER))

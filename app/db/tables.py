@@ -27,6 +27,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
+    and_,
     func,
     text,
 )
@@ -523,7 +524,11 @@ Index(
     deliveries.c.endpoint_id,
     postgresql_where=deliveries.c.state == "dead",
 )
-Index("deliveries_finished_at_idx", deliveries.c.finished_at, postgresql_where=deliveries.c.finished_at.is_not(None))
+Index(
+    "deliveries_finished_at_idx",
+    deliveries.c.finished_at,
+    postgresql_where=and_(deliveries.c.finished_at.is_not(None), deliveries.c.state != "dead"),
+)
 
 delivery_attempts = _distributed(
     "delivery_attempts",

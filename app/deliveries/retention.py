@@ -21,7 +21,8 @@ _ATTEMPT_OF: Final = tuple_(
 async def look_after(database: Database, ports: EndpointPorts, now: Instant, kept: Micros) -> int:
     """Drop deliveries that came to their end ``kept`` ago, with their attempts; how many. Events stay.
 
-    In short transactions, so that nobody waits for long.
+    Dead letters stay too, for somebody to see to, unless their endpoint was deleted. In short transactions, so that
+    nobody waits for long.
     """
     async with database.transaction() as transaction:
         await reseal(transaction, ports)
@@ -40,11 +41,11 @@ async def look_after(database: Database, ports: EndpointPorts, now: Instant, kep
 
 
 async def _end_those_of_nobody(transaction: Transaction, now: Instant) -> int:
-    """What waits for endpoints that were deleted."""
+    """What waits, or is dead, for endpoints that were deleted."""
     nobodys = (
         select(*_KEY)
         .join_from(deliveries, endpoints, endpoints.c.id == deliveries.c.endpoint_id)
-        .where(endpoints.c.state == EndpointState.DELETED.value, deliveries.c.state == "waiting")
+        .where(endpoints.c.state == EndpointState.DELETED.value, deliveries.c.state.in_(["waiting", "dead"]))
         .limit(BATCH)
     )
     ended = {"state": "dropped", "due_at": None, "finished_at": now, "lease_token": None, "lease_until": None}
@@ -56,7 +57,7 @@ async def _drop(transaction: Transaction, older_than: Instant) -> int:
     """Rows are locked first: a delivery that is asked for anew meanwhile is none that is dropped."""
     old = (
         select(*_KEY)
-        .where(deliveries.c.finished_at < older_than)
+        .where(deliveries.c.finished_at < older_than, deliveries.c.state != "dead")
         .order_by(deliveries.c.finished_at)
         .limit(BATCH)
         .with_for_update(skip_locked=True)

@@ -17,7 +17,8 @@ from uuid import UUID
 import structlog
 
 from app import __version__
-from app.core.delivery import DeadLetter, EndpointGone, jitter_bound, judge_attempt, read_retry_after
+from app.core.delivery import LONGEST_RETRY_AFTER, DeadLetter, EndpointGone, jitter_bound, judge_attempt
+from app.core.retry_after import read_retry_after
 from app.core.targets import Refused, read_target
 from app.core.units import US_PER_S, Instant, Micros
 from app.db.database import Database, DatabaseUnavailable
@@ -182,7 +183,9 @@ class Deliverer:
         verdict = judge_attempt(
             status=None if answered is None else answered.status,
             attempts=attempts,
-            retry_after=None if answered is None else read_retry_after(answered.retry_after, ended),
+            retry_after=(
+                None if answered is None else read_retry_after(answered.retry_after, ended, LONGEST_RETRY_AFTER)
+            ),
             jitter=Micros(self._ports.randomness.below(jitter_bound(attempts))),
         )
         return Attempt(

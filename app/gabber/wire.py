@@ -4,14 +4,13 @@ import re
 import unicodedata
 import zlib
 from contextlib import suppress
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import quote
 
 import httpx
 
-from app.core.units import US_PER_S, Instant, Micros, instant_of
+from app.core.retry_after import read_retry_after
+from app.core.units import US_PER_S, Instant, Micros
 
 MAX_BODY_BYTES: Final = 4 * 1024 * 1024
 """One response body, compressed or not. A timeline of an hour is far below it."""
@@ -115,17 +114,5 @@ def code_of(value: object, *, otherwise: str, secrets: tuple[str, ...]) -> str:
 
 
 def retry_after(response: httpx.Response, now: Instant) -> Micros | None:
-    """``Retry-After`` (RFC 9110 §10.2.3: seconds or an HTTP date), at most :data:`MAX_RETRY_AFTER`; else ``None``."""
-    text = response.headers.get("retry-after", "").strip()
-    if not text or len(text) > 64:
-        return None
-    if text.isascii() and text.isdigit():
-        wait = int(text) * US_PER_S
-    else:
-        try:
-            moment = parsedate_to_datetime(text)
-            # The date has no zone if it was written with -0000; an HTTP date is in GMT.
-            wait = instant_of(moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - now
-        except (ValueError, OverflowError):
-            return None
-    return Micros(min(max(wait, 0), MAX_RETRY_AFTER))
+    """How long the provider asks us to wait, at most :data:`MAX_RETRY_AFTER`; null if it does not."""
+    return read_retry_after(response.headers.get("retry-after", "").strip(), now, MAX_RETRY_AFTER)

@@ -42,7 +42,8 @@ STATEMENTS = (
     "create index deliveries_due_idx on deliveries (endpoint_id, due_at) where state = 'waiting'",
     "create index deliveries_endpoint_idx on deliveries (endpoint_id, created_at, event_id)",
     "create index deliveries_dead_idx on deliveries (created_at, event_id, endpoint_id) where state = 'dead'",
-    "create index deliveries_finished_at_idx on deliveries (finished_at) where finished_at is not null",
+    """create index deliveries_finished_at_idx on deliveries (finished_at)
+       where finished_at is not null and state <> 'dead'""",
     """create table delivery_attempts (
        account_id uuid not null,
        event_id uuid not null,

@@ -665,3 +665,25 @@ async def test_old_deliveries_are_forgotten_and_events_kept(told: World, receive
     await post(told, f"/v1/events/{delivery['event_id']}/redeliver", {"endpoint_id": made["id"]})
     await deliver(told)
     assert [one.id for one in receiver.received] == [delivery["event_id"]] * 2
+
+
+async def test_dead_letters_wait_for_somebody_unless_their_endpoint_is_deleted(told: World, receiver: Hooks) -> None:
+    made = await endpoint(told, receiver.url())
+    await told.grant(told.user(), "1")
+    receiver.behave = lambda _: Reply(500)
+    await deliver(told)
+    tell(
+        told.service.database.conninfo,
+        "update deliveries set state = 'dead', due_at = null, finished_at = created_at where state = 'waiting'",
+    )
+    told.clock.advance(400 * 86_400)
+    await told.service.purge()
+    (dead,) = await deliveries(told, made)
+    assert dead["state"] == "dead"
+    await told.client.delete(f"/v1/webhook-endpoints/{made['id']}")
+    told.clock.advance(86_400)
+    await told.service.purge()
+    assert [row[0] for row in ask(told.service.database.conninfo, "select state from deliveries")] == ["dropped"]
+    told.clock.advance(31 * 86_400)
+    await told.service.purge()
+    assert ask(told.service.database.conninfo, "select 1 from deliveries") == []

@@ -17,8 +17,8 @@ from app.core.delivery import (
     TryAgain,
     jitter_bound,
     judge_attempt,
-    read_retry_after,
 )
+from app.core.retry_after import read_retry_after
 from app.core.units import US_PER_DAY, US_PER_S, Instant, Micros, parse_instant
 from app.deliveries.secrets import (
     MOST_SECRETS,
@@ -95,7 +95,7 @@ def test_an_endpoint_may_lengthen_a_wait_and_not_shorten_it() -> None:
     ],
 )
 def test_retry_after_is_read_as_seconds_or_a_date(text: str | None, seconds: int | None) -> None:
-    assert read_retry_after(text, NOW) == (None if seconds is None else seconds * US_PER_S)
+    assert read_retry_after(text, NOW, LONGEST_RETRY_AFTER) == (None if seconds is None else seconds * US_PER_S)
 
 
 # Secrets
