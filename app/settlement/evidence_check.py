@@ -21,7 +21,7 @@ from app.ledger.keys import LedgerKeys
 from app.pricing.documents import PreviewDocument, read_rate_card
 from app.pricing.explanation import explain
 from app.settlement.evidence import inputs_text
-from app.settlement.evidence_file import SUMS
+from app.settlement.evidence_file import SIGNATURE, SUMS, mac_of_sums
 
 MOST_BYTES: Final = 256 << 20
 """Of all that is in a file: more is no evidence of one session."""
@@ -44,6 +44,8 @@ def check_evidence(packed: bytes, keys: LedgerKeys | None) -> list[Checked]:
         with zipfile.ZipFile(io.BytesIO(packed)) as archive:
             if sum(info.file_size for info in archive.infolist()) > MOST_BYTES:
                 return [Checked("the file", f"it would unpack to more than {MOST_BYTES} bytes")]
+            if len(set(archive.namelist())) != len(archive.infolist()):
+                return [Checked("the file", "two files in it have one name: whoever unpacks it may see the other one")]
             files = {info.filename: archive.read(info) for info in archive.infolist()}
         return list(_checks(files, keys))
     except _UNREADABLE as error:
@@ -52,6 +54,7 @@ def check_evidence(packed: bytes, keys: LedgerKeys | None) -> list[Checked]:
 
 def _checks(files: dict[str, bytes], keys: LedgerKeys | None) -> Iterator[Checked]:
     yield Checked("the files fit their sums", _sums_fault(files))
+    yield _sums_signed(files, keys)
     charge: dict[str, Any] = _json(files, "charge.json")
     entries: list[dict[str, Any]] = _json(files, "entries.json")
     yield _rated(files, charge)
@@ -65,11 +68,24 @@ def _sums_fault(files: dict[str, bytes]) -> str | None:
     for line in files[SUMS].decode().splitlines():
         digest, _, name = line.partition("  ")
         told[name] = digest
-    others = sorted(set(files) - {SUMS} ^ set(told))
+    others = sorted((set(files) - {SUMS, SIGNATURE}) ^ set(told))
     if others:
         return f"{', '.join(others[:5])}: there or not, against what {SUMS} says"
     changed = sorted(name for name, digest in told.items() if hashlib.sha256(files[name]).hexdigest() != digest)
     return f"changed: {', '.join(changed[:5])}" if changed else None
+
+
+def _sums_signed(files: dict[str, bytes], keys: LedgerKeys | None) -> Checked:
+    """Sums can be made anew by whoever changes a file; the MAC over them cannot."""
+    what = "the sums bear the MAC of the ledger's key"
+    signature: dict[str, Any] = _json(files, SIGNATURE)
+    if keys is None:
+        return Checked(what, left_out="TALKTIME_LEDGER_KEYS is not set")
+    key = keys.key(signature["key_id"])
+    if key is None:
+        return Checked(what, f"they were signed with the key {signature['key_id']}, which is not among ours")
+    fits = hmac.compare_digest(mac_of_sums(files[SUMS], key), signature["mac"])
+    return Checked(what, None if fits else "it does not fit: a file, or what is told of one, was changed")
 
 
 def _rated(files: dict[str, bytes], charge: dict[str, Any]) -> Checked:
@@ -122,7 +138,6 @@ def _posted(files: dict[str, bytes], charge: dict[str, Any], entries: list[dict[
 
 
 def _of_this_session(session: dict[str, Any], entries: list[dict[str, Any]]) -> Checked:
-    """Sums can be made anew by whoever changes a file: what an entry's MAC covers cannot."""
     what = "the entries are of this user and session"
     if not entries:
         return Checked(what, left_out="nothing was posted for it")

@@ -2,10 +2,12 @@
 
 Each thing in it is held by another: the MAC of the session's entry covers the digest of the charge's inputs, the digest
 is that of ``inputs.json``, the inputs are those of ``rate.json``, and ``talktime rate`` makes the charge of them again.
-:mod:`app.settlement.evidence_check` goes that way.
+What tells of it besides, the picture and the session's states, is held by a MAC over the sums of all files, which is made
+with the file. :mod:`app.settlement.evidence_check` goes that way.
 """
 
 import hashlib
+import hmac
 import io
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,7 @@ from app.core.units import Instant, Micros, datetime_of, format_credits, format_
 from app.db.database import Transaction
 from app.db.tables import entries
 from app.http.answers import encode
+from app.ledger.keys import LedgerKeys
 from app.ledger.signed import signed_entries
 from app.pictures import draw
 from app.pricing.documents import write_rate_card
@@ -32,6 +35,10 @@ from app.timelines.raw import load_body
 from app.timelines.snapshots import load_snapshots
 
 SUMS: Final = "SHA256SUMS"
+SIGNATURE: Final = "SHA256SUMS.mac"
+_SIGNED_AS: Final = b"talktime/evidence\x00"
+"""Before the sums in what is signed: the MAC of an entry of the ledger never fits here, nor one of these there."""
+
 MOST_PULLS: Final = 500
 """Answers of the provider's to so many pulls; the rest is at ``GET /v1/sessions/{session_id}/pulls``."""
 
@@ -48,23 +55,26 @@ entries.json   the entries of the ledger that belong to it, with the texts that 
 pulls.json     what the provider answered each time we asked for the timeline
 bodies/        these answers, byte for byte, each named by its SHA-256
 SHA256SUMS     of all of these files
+SHA256SUMS.mac the MAC over SHA256SUMS, by the key of the ledger that was in use when the file was made
 
 How to verify it, without a network and without our database:
 
-1. No file was damaged. Whoever changes one can make its sum anew, so this proves nothing more:
+1. No file was damaged.
        sha256sum -c SHA256SUMS
-2. The charge comes out of these inputs: `amount` and `lines` are those of charge.json.
+2. None was changed by somebody who made its sum anew: `mac` in SHA256SUMS.mac is HMAC-SHA-256 over the text
+   "talktime/evidence", a zero byte and SHA256SUMS, under the ledger's key. Only who has the key can see this.
+3. The charge comes out of these inputs: `amount` and `lines` are those of charge.json.
        talktime rate rate.json
-{accepted}3. The ledger was written on these inputs: the SHA-256 of inputs.json is `charge` in the text of an entry.
+{accepted}4. The ledger was written on these inputs: the SHA-256 of inputs.json is `charge` in the text of an entry.
        sha256sum inputs.json
-4. The entry was not written by anybody else: its `mac` is HMAC-SHA-256 over `signed` under the ledger's key, and
+5. The entry was not written by anybody else: its `mac` is HMAC-SHA-256 over `signed` under the ledger's key, and
    `previous` in that text is the MAC of the entry before it. Only who has the key can see this.
 
        talktime check-evidence FILE
 
 does all of it, the MACs if TALKTIME_LEDGER_KEYS is set, and sees that the entries are of the user and the session in
-session.json. The MACs cover entries and, by `charge`, inputs.json. picture.svg, pulls.json, bodies/ and the rest of
-session.json are told beside them and are not signed: where they and the inputs differ, the inputs count.
+session.json. Without the key only the charge and its inputs hold each other; the rest is as told by whoever gave you
+the file.
 """
 _ACCEPTED: Final = """\
    Not so here: a person has accepted that the evidence contradicts itself. `why` in session.json says what he decided.
@@ -72,9 +82,12 @@ _ACCEPTED: Final = """\
 
 
 async def evidence_file(
-    transaction: Transaction, explained: Explained, *, now: Instant, rerate_window: Micros
+    transaction: Transaction, explained: Explained, *, now: Instant, rerate_window: Micros, keys: LedgerKeys
 ) -> bytes:
-    """The file, a ZIP archive. ``rerate_window``: as for :func:`~app.settlement.explained.charge_document`."""
+    """The file, a ZIP archive, signed by the current one of ``keys``.
+
+    ``rerate_window``: as for :func:`~app.settlement.explained.charge_document`.
+    """
     session = explained.session
     pulls = await pulls_page(transaction, session.key, MOST_PULLS, None)
     documents: dict[str, bytes] = {
@@ -91,7 +104,7 @@ async def evidence_file(
         body = await load_body(transaction, session.key, bytes.fromhex(digest))
         if body is not None:
             documents[f"bodies/{digest}.bin"] = body
-    return _packed(documents, now)
+    return _packed(documents, keys, now)
 
 
 def _readme(explained: Explained, now: Instant) -> str:
@@ -158,11 +171,17 @@ async def _macs_before(transaction: Transaction, rows: Sequence[Row[Any]]) -> di
     return {row.seq: row.mac for row in await transaction.execute(statement)}
 
 
-def _packed(documents: Mapping[str, bytes], now: Instant) -> bytes:
-    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in documents.items())
+def mac_of_sums(sums: bytes, key: bytes) -> str:
+    """The MAC that holds all files of a file of evidence, in hexadecimal. ``sums``: the bytes of :data:`SUMS`."""
+    return hmac.new(key, _SIGNED_AS + sums, hashlib.sha256).hexdigest()
+
+
+def _packed(documents: Mapping[str, bytes], keys: LedgerKeys, now: Instant) -> bytes:
+    sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in documents.items()).encode()
+    signature = encode({"key_id": keys.current_id, "mac": mac_of_sums(sums, keys.current)})
     made = datetime_of(now).timetuple()[:6]
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in {**documents, SUMS: sums.encode()}.items():
+        for name, content in {**documents, SUMS: sums, SIGNATURE: signature}.items():
             archive.writestr(zipfile.ZipInfo(name, made), content, zipfile.ZIP_DEFLATED)
     return packed.getvalue()

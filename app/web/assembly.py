@@ -114,7 +114,13 @@ def _site(parts: Parts, renderer: Renderer, assets: Assets) -> Site:
         SignInPages(sign_ins, parts.failures, guesses),
         Overview(database, parts.clock),
         UserPages(database=database, ledger=ledger, longest=settings.max_session_s),
-        SessionPages(database=database, receiving=parts.receiving, rerate_window=window, can_end=parts.can_end),
+        SessionPages(
+            database=database,
+            receiving=parts.receiving,
+            ledger_keys=ledger.keys,
+            rerate_window=window,
+            can_end=parts.can_end,
+        ),
         ReviewPages(database=database, receiving=parts.receiving, rerate_window=window),
         AskingPages(
             database=database,

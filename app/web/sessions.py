@@ -16,6 +16,7 @@ from app.errors import Problem
 from app.http.bodies import checked_user_id, instant_parameter
 from app.http.pages import DEFAULT_LIMIT
 from app.pictures import draw, extent
+from app.ledger.keys import LedgerKeys
 from app.receiving import Receiving
 from app.sessions.documents import session_with_steps
 from app.sessions.queries import sessions_page
@@ -44,6 +45,7 @@ class SessionPages:
 
     database: Database
     receiving: Receiving
+    ledger_keys: LedgerKeys
     rerate_window: Micros
     can_end: bool
 
@@ -135,8 +137,9 @@ class SessionPages:
         key = session_of(visit)
         async with self.database.reading() as transaction:
             explained = await load_explained(transaction, key, self.receiving.outages)
-            window = self.rerate_window
-            packed = await evidence_file(transaction, explained, now=visit.now, rerate_window=window)
+            packed = await evidence_file(
+                transaction, explained, now=visit.now, rerate_window=self.rerate_window, keys=self.ledger_keys
+            )
         name = f"evidence-{explained.session.public_id}.zip"
         headers = {"Content-Disposition": f'attachment; filename="{name}"'}
         return Response(packed, headers=headers, media_type="application/zip")

@@ -45,12 +45,17 @@ def test_nobody_is_shut_out(visitor: Callable[..., Page], stage: Stage, path: st
     assert violations(page) == []
 
 
+CUT_TABLES = """() => [...document.querySelectorAll("table")].map((table) => table.parentElement)
+    .filter((box) => box.scrollWidth > box.clientWidth + 1).map((box) => box.textContent.trim().slice(0, 60))"""
+
+
 @pytest.mark.parametrize("path", ADDRESSES)
 def test_it_fits_a_phone(visitor: Callable[..., Page], stage: Stage, path: str) -> None:
     page = visitor(viewport=NARROW)
     page.goto(link(stage, stage.found.user))
     page.goto(PORTAL[path](stage.found))
     assert page.evaluate("document.documentElement.scrollWidth") <= NARROW["width"]
+    assert page.evaluate(CUT_TABLES) == [], "a table goes on out of sight"
 
 
 def test_a_link_opens_it_and_leaves_the_address(portal: Page, stage: Stage) -> None:

@@ -75,7 +75,7 @@ def test_the_evidence_is_taken_along_and_holds(admin: Page, stage: Stage) -> Non
     with admin.expect_download() as saved:
         admin.get_by_role("link", name="Evidence file").click()
     found = check_evidence(saved.value.path().read_bytes(), LEDGER_KEYS)
-    assert [(one.fault, one.left_out) for one in found] == [(None, None)] * 5
+    assert [(one.fault, one.left_out) for one in found] == [(None, None)] * 6
     admin.get_by_text("What the provider answered").click()
     with admin.expect_download() as answer:
         admin.get_by_role("link", name="page 1").first.click()

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import re
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -47,6 +48,7 @@ def changed(packed: bytes, name: str, change: Callable[[bytes], bytes], *, sums:
     files[name] = change(files[name])
     if sums:
         rest = {other: content for other, content in files.items() if other != "SHA256SUMS"}
+        rest.pop("SHA256SUMS.mac")
         lines = [f"{hashlib.sha256(content).hexdigest()}  {other}\n" for other, content in rest.items()]
         files["SHA256SUMS"] = "".join(lines).encode()
     out = io.BytesIO()
@@ -59,8 +61,8 @@ def changed(packed: bytes, name: str, change: Callable[[bytes], bytes], *, sums:
 async def test_it_holds_as_it_was_made(talktime: World) -> None:
     packed = await evidence(talktime, await settled(talktime))
     found = check_evidence(packed, KEYS)
-    assert [(one.fault, one.left_out) for one in found] == [(None, None)] * 5
-    assert [one.left_out for one in check_evidence(packed, None)][-1] == "TALKTIME_LEDGER_KEYS is not set"
+    assert [(one.fault, one.left_out) for one in found] == [(None, None)] * 6
+    assert [one.left_out for one in check_evidence(packed, None)].count("TALKTIME_LEDGER_KEYS is not set") == 2
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
         names = archive.namelist()
         assert archive.read("picture.svg").startswith(b"<svg ")
@@ -81,6 +83,11 @@ async def test_it_holds_as_it_was_made(talktime: World) -> None:
             lambda c: re.sub(rb'"id":"ses_.{52}', b'"id":"ses_' + b"0" * 52, c, count=1),
             "another session",
         ),
+        ("session.json", lambda c: c.replace(b'"persona":"', b'"persona":"x'), "a file, or what is told of one, was"),
+        ("picture.svg", lambda c: c.replace(b"</text>", b"9</text>"), "a file, or what is told of one, was"),
+        ("pulls.json", lambda c: b'{"data":[]}', "a file, or what is told of one, was"),
+        ("README.txt", lambda c: c.replace(b"sha256sum", b"true"), "a file, or what is told of one, was"),
+        ("SHA256SUMS.mac", lambda c: c.replace(b'"mac":"', b'"mac":"0'), "a file, or what is told of one, was"),
     ],
 )
 async def test_what_is_changed_shows_even_with_new_sums(
@@ -88,7 +95,7 @@ async def test_what_is_changed_shows_even_with_new_sums(
 ) -> None:
     packed = await evidence(talktime, await settled(talktime))
     plain = check_evidence(changed(packed, name, change), KEYS)
-    assert plain[0].fault == f"changed: {name}"
+    assert plain[0].fault == (None if name == "SHA256SUMS.mac" else f"changed: {name}")
     clever = check_evidence(changed(packed, name, change, sums=True), KEYS)
     assert clever[0].fault is None
     assert says in " ".join(one.fault or "" for one in clever)
@@ -107,11 +114,27 @@ async def test_a_live_session_has_its_evidence_too(talktime: World) -> None:
     await talktime.grant(user, "1000")
     session = await talktime.start(user, time_limit_s=300)
     packed = await evidence(talktime, session)
-    assert [one.fault for one in check_evidence(packed, KEYS)] == [None] * 4
+    assert [one.fault for one in check_evidence(packed, KEYS)] == [None] * 5
     talktime.provider.say(session["provider_session_id"], ("user", 9))
     await talktime.heartbeats_until(session, 60)
     await talktime.reconcile()
-    assert [one.fault for one in check_evidence(await evidence(talktime, session), KEYS)] == [None] * 4
+    assert [one.fault for one in check_evidence(await evidence(talktime, session), KEYS)] == [None] * 5
+
+
+async def test_a_file_without_the_signature_or_with_two_of_a_name_is_not_taken(talktime: World) -> None:
+    packed = await evidence(talktime, await settled(talktime))
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        files = {info.filename: archive.read(info) for info in archive.infolist()}
+    for names, says in (
+        (set(files) - {"SHA256SUMS.mac"}, "not whole"),
+        ([*files, "charge.json"], "two files in it have one name"),
+    ):
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w") as archive, warnings.catch_warnings(action="ignore"):
+            for name in names:
+                archive.writestr(name, files[name])
+        (last,) = [one for one in check_evidence(out.getvalue(), KEYS) if one.fault]
+        assert says in str(last.fault)
 
 
 @pytest.mark.parametrize("junk", [b"", b"PK\x03\x04", b"not a zip at all" * 10])
@@ -126,7 +149,7 @@ async def test_the_command(talktime: World, tmp_path: Path, monkeypatch: pytest.
     file.write_bytes(packed)
     monkeypatch.setenv("TALKTIME_LEDGER_KEYS", "test-ledger-key-0123456789")
     good = CliRunner().invoke(cli, ["check-evidence", str(file)], env={"COLUMNS": "200"})
-    assert (good.exit_code, good.stdout.count("holds: ")) == (0, 5)
+    assert (good.exit_code, good.stdout.count("holds: ")) == (0, 6)
     file.write_bytes(changed(packed, "charge.json", lambda content: content + b" "))
     bad = CliRunner().invoke(cli, ["check-evidence", str(file)], env={"COLUMNS": "200"})
     assert bad.exit_code == 1
