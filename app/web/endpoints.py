@@ -27,7 +27,7 @@ from app.deliveries.endpoints import (
     load_endpoint,
     rotate_secret,
 )
-from app.deliveries.events import event_document, event_key, load_event
+from app.deliveries.events import event_body, event_document, event_key, load_event
 from app.deliveries.log import (
     AskedDeliveries,
     Backlog,
@@ -110,9 +110,14 @@ class EndpointPages:
         async with self.database.reading() as transaction:
             endpoint = await load_endpoint(transaction, endpoint_id)
             delivery = await load_delivery(transaction, endpoint_id, key)
-            event = event_document(await load_event(transaction, key))
+            event = await load_event(transaction, key)
         return visit.page(
-            "delivery.html", nav="events", endpoint=endpoint_document(endpoint), delivery=delivery, event=event
+            "delivery.html",
+            nav="events",
+            endpoint=endpoint_document(endpoint),
+            delivery=delivery,
+            event=event_document(event),
+            body=event_body(event).decode(),
         )
 
     async def _dead(self, visit: Visit) -> Response:

@@ -141,10 +141,12 @@ def _moment(text: str) -> datetime:
 
 
 def ago(text: str | None, now: Instant) -> str:
-    """How long ago an instant was, or how far off it is: ``3 min ago``, ``in 2 days``."""
+    """How long ago an instant was, or how far off it is: ``3 min ago``, ``now``, ``in 2 days``."""
     if text is None:
         return "never"
     passed = now - parse_instant(text)
+    if abs(passed) < US_PER_S:
+        return "now"
     told = _roughly(abs(passed) // US_PER_S)
     return f"{told} ago" if passed >= 0 else f"in {told}"
 

@@ -15,8 +15,8 @@ from app.db.database import Database
 from app.errors import Problem
 from app.http.bodies import checked_user_id, instant_parameter
 from app.http.pages import DEFAULT_LIMIT
-from app.pictures import draw, extent
 from app.ledger.keys import LedgerKeys
+from app.pictures import draw, extent
 from app.receiving import Receiving
 from app.sessions.documents import session_with_steps
 from app.sessions.queries import sessions_page

@@ -1,5 +1,6 @@
 """What admins do with endpoints on their pages: looked at first, then done, as the API's calls would."""
 
+import html
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -71,6 +72,7 @@ async def test_an_endpoint_from_its_making_to_its_end(talktime: World, admin: Ad
         event_id = receiver.received[0].id
         delivery = await admin.see(f"{address}/deliveries/{event_id}")
         assert "&lt;b&gt;out of order&lt;/b&gt;" in delivery
+        assert receiver.received[0].body.decode() in html.unescape(delivery)
         assert user in await admin.see(address)
         assert user in await admin.see(f"{address}?state=waiting")
         assert user not in await admin.see(f"{address}?state=delivered")
