@@ -2,8 +2,8 @@
 
 Each thing in it is held by another: the MAC of the session's entry covers the digest of the charge's inputs, the digest
 is that of ``inputs.json``, the inputs are those of ``rate.json``, and ``talktime rate`` makes the charge of them again.
-What tells of it besides, the picture and the session's states, is held by a MAC over the sums of all files, which is made
-with the file. :mod:`app.settlement.evidence_check` goes that way.
+What tells of it besides, the picture and the session's states, is held by a MAC over the sums of all files, made
+with it. :mod:`app.settlement.evidence_check` goes that way.
 """
 
 import hashlib
