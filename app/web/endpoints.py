@@ -45,7 +45,7 @@ from app.deliveries.replay import (
     retry_dead_letters,
     send_test,
 )
-from app.documents import Document
+from app.documents import Document, Moment
 from app.http.pages import DEFAULT_LIMIT
 from app.web.actions import Action, Deed, Outcome, Subject
 from app.web.forms import Field
@@ -283,12 +283,18 @@ class SendTest(_OfEndpoint):
         return Outcome()
 
 
+class StretchDocument(ReplayDocument):
+    """Of a page's replay: it has a beginning, so that nobody sends all that ever was by leaving a form empty."""
+
+    after: Moment
+
+
 class Replay(_OfEndpoint):
     path = ENDPOINTS + "/{endpoint_id}/replay"
     name = "endpoint-replay"
     title = "Send events again"
     verb = "Send them again"
-    document = ReplayDocument
+    document = StretchDocument
     fields = (
         Field(name="after", label="From", kind=Typed.MOMENT, required=True, hint="UTC; included."),
         Field(name="before", label="To", kind=Typed.MOMENT, hint="UTC; not included. Until now if empty."),
@@ -297,7 +303,7 @@ class Replay(_OfEndpoint):
         ),
     )
 
-    async def do(self, transaction: Transaction, deed: Deed[ReplayDocument]) -> Outcome:
+    async def do(self, transaction: Transaction, deed: Deed[StretchDocument]) -> Outcome:
         asked = deed.asked
         for _ in range(MOST_CALLS):
             answer = await replay(transaction, self._ports.ids, _key(deed), asked, now=deed.now, actor=deed.actor)
