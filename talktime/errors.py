@@ -103,7 +103,8 @@ class Problem(TalktimeError):
         self.request_id = request_id
         self.idempotency_key = idempotency_key
         self.members: Mapping[str, Any] = members or {}
-        super().__init__(f"{status} {code}: {detail}" + (f" ({request_id})" if request_id else ""))
+        told = f"{status} {code}: {detail}" + "".join(f"; {one.pointer or 'body'}: {one.detail}" for one in errors[:5])
+        super().__init__(told + (f" ({request_id})" if request_id else ""))
 
     @classmethod
     def read(cls, common: Mapping[str, Any]) -> Self:

@@ -46,7 +46,7 @@ class Misfit(Exception):
     """A document is not of the form that is expected; says where."""
 
 
-def credits(value: Credits) -> str:
+def as_credits(value: Credits) -> str:
     """``value`` as a decimal string without an exponent; digits are kept.
 
     Raises ``TypeError`` for what is no amount (a ``float``, a ``bool``), ``ValueError`` for what is not finite.
@@ -56,8 +56,8 @@ def credits(value: Credits) -> str:
     return _digits(value, "credits")
 
 
-def seconds(value: Seconds) -> Decimal:
-    """``value`` as an exact number. Raises as :func:`credits` does."""
+def as_seconds(value: Seconds) -> Decimal:
+    """``value`` as an exact number. Raises as :func:`as_credits` does."""
     return Decimal(_digits(value, "seconds"))
 
 
@@ -72,7 +72,7 @@ def _digits(value: Decimal | int, what: str) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def instant(value: datetime) -> str:
+def as_instant(value: datetime) -> str:
     """``value`` in UTC (RFC 3339). Raises ``ValueError`` for one without a time zone: it is no instant."""
     if not isinstance(value, datetime):
         raise TypeError(f"an instant is a datetime, not {type(value).__name__}")
@@ -92,9 +92,9 @@ def written(hint: Any, value: Any) -> Any:
 def _writer(hint: Any) -> Callable[[Any], Any]:
     origin = get_origin(hint)
     if origin is Annotated:
-        return {_Form.CREDITS: credits, _Form.SECONDS: seconds}[get_args(hint)[1]]
+        return {_Form.CREDITS: as_credits, _Form.SECONDS: as_seconds}[get_args(hint)[1]]
     if hint is datetime:
-        return instant
+        return as_instant
     if origin in {Union, types.UnionType}:
         return _writer_of_either([one for one in get_args(hint) if one is not type(None)])
     if is_typeddict(hint):
@@ -135,7 +135,7 @@ def _pieces(value: Any) -> Iterator[str]:
     elif isinstance(value, int | float | Decimal):
         yield _number(value)
     elif isinstance(value, datetime):
-        yield json.dumps(instant(value))
+        yield json.dumps(as_instant(value))
     elif isinstance(value, Mapping):
         yield "{"
         for number, (name, one) in enumerate(value.items()):
