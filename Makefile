@@ -103,8 +103,9 @@ bench: setup ## measure, and write docs/performance.md
 	@$(BIN)/python -m benchmarks
 
 .PHONY: client
-client: setup ## write the Python client anew from the API document
+client: setup ## write the Python client anew from the API document, and its reference
 	@$(BIN)/python -m tools.client
+	@$(BIN)/python -m tools.reference
 
 .PHONY: lock
 lock: setup ## pin the dependencies of pyproject.toml anew

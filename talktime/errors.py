@@ -5,7 +5,7 @@
     │   ├── ConnectionFailed
     │   └── TimedOut
     ├── UnexpectedAnswer       something answered, but not as Talktime does: a proxy, a redirect, another version
-    └── Problem                the service refused; ``code`` says why, and talktime.problems has a class for each
+    └── Problem                the service refused; its code says why, and talktime.problems has a class for each
         ├── AccessDenied       401, 403
         ├── Conflict           409
         ├── Invalid            422

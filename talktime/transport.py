@@ -142,10 +142,18 @@ def _answer(response: httpx.Response, body: bytes) -> Answer:
 # In one thread
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[T]):
+    """``next_cursor``: to be given as ``cursor`` for the next page; null on the last one."""
+
+    data: tuple[T, ...]
+    next_cursor: str | None
+
+
 class Listing(Generic[T]):
     """All rows of a list, asked for page by page while they are gone through; each ``for`` asks anew."""
 
-    def __init__(self, page_at: Callable[[str | None], "Page[T]"], cursor: str | None) -> None:
+    def __init__(self, page_at: Callable[[str | None], Page[T]], cursor: str | None) -> None:
         self._page_at = page_at
         self._cursor = cursor
 
@@ -153,7 +161,7 @@ class Listing(Generic[T]):
         for page in self.pages():
             yield from page.data
 
-    def pages(self) -> Iterator["Page[T]"]:
+    def pages(self) -> Iterator[Page[T]]:
         """The same, page by page: ``next_cursor`` is where another run can go on."""
         cursor = self._cursor
         while True:
@@ -162,14 +170,6 @@ class Listing(Generic[T]):
             cursor = page.next_cursor
             if cursor is None:
                 return
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page(Generic[T]):
-    """``next_cursor``: to be given as ``cursor`` for the next page; null on the last one."""
-
-    data: tuple[T, ...]
-    next_cursor: str | None
 
 
 class Lines:

@@ -19,6 +19,7 @@ from talktime.sync_calls import SyncCalls
 from tools.client import generated
 from tools.document import Unknown, api_document, operations
 from tools.names import METHODS
+from tools.reference import FILE, reference
 
 ROOT = Path(__file__).parents[2]
 OTHER_FORMS = {"charge_svg", "entries_csv", "roll_forward_csv"}
@@ -36,6 +37,15 @@ def methods(client: type) -> dict[str, Any]:
 def test_the_generated_files_are_fresh(document: Mapping[str, Any]) -> None:
     for path, text in generated(document).items():
         assert (ROOT / path).read_text(encoding="utf-8") == text, f"{path} is not what `make client` writes"
+
+
+def test_the_reference_is_fresh_and_names_every_method() -> None:
+    text = reference()
+    assert (ROOT / FILE).read_text(encoding="utf-8") == text, f"{FILE} is not what `make client` writes"
+    headings = re.findall(r"^### `(\w+)`$", text, re.MULTILINE)
+    assert set(methods(SyncCalls)) <= set(headings)
+    assert ":class:" not in text
+    assert "``" not in text.replace("```", "")
 
 
 @pytest.mark.parametrize("client", [SyncCalls, AsyncCalls])
