@@ -191,7 +191,7 @@ def inline(text: str) -> str:
 
 def markdown(docstring: str) -> str:
     """Paragraphs, lists, and blocks that follow two colons."""
-    parts = []
+    parts: list[str] = []
     for block in re.split(r"\n{2,}", docstring):
         if block.startswith("    ") or (parts and parts[-1].endswith("```text\n")):
             parts.append(f"```text\n{textwrap.dedent(block)}\n```\n")
