@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 from talktime import calls, models, parts
-from talktime.transport import AsyncCaller, AsyncLines, AsyncListing, Page
+from talktime.streams import AsyncLines
+from talktime.transport import AsyncCaller, AsyncListing, Page
 from talktime.values import UNSET, Credits, Seconds, Unset, written
 
 
@@ -516,7 +517,7 @@ class AsyncCalls(AsyncCaller):
 
         ``GET /v1/users/{user_id}/entries``
         """
-        return self._stream(
+        return self._lines(
             calls.Call(
                 name="entries_csv",
                 method="GET",
@@ -841,7 +842,7 @@ class AsyncCalls(AsyncCaller):
 
         ``GET /v1/finance/roll-forward``
         """
-        return self._stream(
+        return self._lines(
             calls.Call(
                 name="roll_forward_csv",
                 method="GET",

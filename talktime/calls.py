@@ -26,7 +26,7 @@ class Call(Generic[T]):
     """``name``: of the client's method. ``target``: path and query. ``key``: null where the call takes none.
 
     ``reads``: the type of the answer's document; ``str`` and ``bytes``: the body is it, as it is. ``headers``: of the
-    answer, by the field that they become.
+    answer, by the field that they become. ``last_event_id``: of a stream, what was seen of it last.
     """
 
     name: str
@@ -34,6 +34,8 @@ class Call(Generic[T]):
     target: str
     accept: str = JSON
     body: bytes | None = None
+    body_kind: str = JSON
+    last_event_id: str | None = None
     key: str | None = None
     reads: Any = None
     headers: Mapping[str, str] | None = None
@@ -84,6 +86,15 @@ def given(**members: Any) -> bytes:
 def changed(**members: Any) -> bytes:
     """A body of what is not :data:`~talktime.values.UNSET`: null takes something away."""
     return json_bytes({name: value for name, value in members.items() if value is not UNSET})
+
+
+def text_of(content: str | bytes) -> bytes:
+    """A body that is no JSON, as it is sent. ``TypeError`` for anything but text, or bytes of it."""
+    if isinstance(content, str):
+        return content.encode("utf-8")
+    if not isinstance(content, bytes):
+        raise TypeError(f"a text, or the bytes of one, is needed, not {type(content).__name__}")
+    return content
 
 
 def key_of(given_key: str | None) -> str:

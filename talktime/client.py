@@ -12,12 +12,11 @@ import httpx
 
 from talktime.async_calls import AsyncCalls
 from talktime.retries import Retry, RetryPolicy
+from talktime.streams import AsyncEvents, AsyncLines, Events, Lines, ServerSentEvent
 from talktime.sync_calls import SyncCalls
 from talktime.transport import (
     TIMEOUT_S,
-    AsyncLines,
     AsyncListing,
-    Lines,
     Listing,
     Page,
     http_options,
@@ -27,16 +26,19 @@ from talktime.values import UNSET, Credits, Seconds, Unset
 
 __all__ = [
     "UNSET",
+    "AsyncEvents",
     "AsyncLines",
     "AsyncListing",
     "AsyncTalktime",
     "Credits",
+    "Events",
     "Lines",
     "Listing",
     "Page",
     "Retry",
     "RetryPolicy",
     "Seconds",
+    "ServerSentEvent",
     "Talktime",
     "Unset",
 ]

@@ -7,7 +7,8 @@ from datetime import datetime
 from typing import Any, Literal
 
 from talktime import calls, models, parts
-from talktime.transport import Lines, Listing, Page, SyncCaller
+from talktime.streams import Lines
+from talktime.transport import Listing, Page, SyncCaller
 from talktime.values import UNSET, Credits, Seconds, Unset, written
 
 
@@ -514,7 +515,7 @@ class SyncCalls(SyncCaller):
 
         ``GET /v1/users/{user_id}/entries``
         """
-        return self._stream(
+        return self._lines(
             calls.Call(
                 name="entries_csv",
                 method="GET",
@@ -835,7 +836,7 @@ class SyncCalls(SyncCaller):
 
         ``GET /v1/finance/roll-forward``
         """
-        return self._stream(
+        return self._lines(
             calls.Call(
                 name="roll_forward_csv",
                 method="GET",

@@ -1,7 +1,6 @@
 """How calls reach the service: the same course for both clients, over httpx's two."""
 
 import asyncio
-import codecs
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -24,6 +23,7 @@ from talktime.calls import (
 )
 from talktime.errors import ConnectionFailed, NoAnswer, Problem, TalktimeError, TimedOut, UnexpectedAnswer
 from talktime.retries import Course, Retry, RetryPolicy
+from talktime.streams import AsyncEvents, AsyncLines, Events, Lines
 
 T = TypeVar("T")
 
@@ -32,7 +32,6 @@ MOST_BYTES: Final = 256 << 20
 
 TIMEOUT_S: Final = 30.0
 CONNECT_TIMEOUT_S: Final = 5.0
-_PIECE: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +75,9 @@ class _Attempts:
         if call.accept != JSON:
             self.headers["Accept"] += ", application/problem+json"
         if call.body is not None:
-            self.headers["Content-Type"] = JSON
+            self.headers["Content-Type"] = call.body_kind
+        if call.last_event_id is not None:
+            self.headers["Last-Event-ID"] = call.last_event_id
         if call.key is not None:
             self.headers["Idempotency-Key"] = call.key
 
@@ -172,22 +173,6 @@ class Listing(Generic[T]):
                 return
 
 
-class Lines:
-    """An answer of text as it comes, line by line, each with its line end: what :func:`csv.reader` takes.
-
-    Raises :class:`~talktime.errors.ConnectionFailed` if it is cut off.
-    """
-
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
-
-    def __iter__(self) -> Iterator[str]:
-        joined = _LineJoiner()
-        for piece in self._pieces:
-            yield from joined.more(piece)
-        yield from joined.rest()
-
-
 class SyncCaller:
     """What ``Talktime`` stands on."""
 
@@ -258,10 +243,18 @@ class SyncCaller:
         return Listing(lambda at: self._run(page_at(at)), cursor)
 
     @contextmanager
-    def _stream(self, call: Call[Any]) -> Generator[Lines]:
+    def _lines(self, call: Call[Any]) -> Generator[Lines]:
         response = self._opened(call)
         try:
             yield Lines(_pieces(response, call))
+        finally:
+            response.close()
+
+    @contextmanager
+    def _events(self, call: Call[Any]) -> Generator[Events]:
+        response = self._opened(call)
+        try:
+            yield Events(_pieces(response, call))
         finally:
             response.close()
 
@@ -288,28 +281,9 @@ class SyncCaller:
 
 def _pieces(response: httpx.Response, call: Call[Any]) -> Iterator[bytes]:
     try:
-        yield from response.iter_bytes(_PIECE)
+        yield from response.iter_bytes()
     except (httpx.TransportError, httpx.DecodingError) as error:
         raise _lost(call, error) from error
-
-
-class _LineJoiner:
-    """Pieces of UTF-8 into lines that keep their ends."""
-
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._begun = ""
-
-    def more(self, piece: bytes) -> Iterator[str]:
-        text = self._begun + self._decoder.decode(piece)
-        *whole, self._begun = text.split("\n")
-        for line in whole:
-            yield line + "\n"
-
-    def rest(self) -> Iterator[str]:
-        text = self._begun + self._decoder.decode(b"", final=True)
-        if text:
-            yield text
 
 
 # In an event loop
@@ -336,21 +310,6 @@ class AsyncListing(Generic[T]):
             cursor = page.next_cursor
             if cursor is None:
                 return
-
-
-class AsyncLines:
-    """As :class:`Lines`, with ``async for``."""
-
-    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
-        self._pieces = pieces
-
-    async def __aiter__(self) -> AsyncIterator[str]:
-        joined = _LineJoiner()
-        async for piece in self._pieces:
-            for line in joined.more(piece):
-                yield line
-        for line in joined.rest():
-            yield line
 
 
 class AsyncCaller:
@@ -423,10 +382,18 @@ class AsyncCaller:
         return AsyncListing(lambda at: self._run(page_at(at)), cursor)
 
     @asynccontextmanager
-    async def _stream(self, call: Call[Any]) -> AsyncGenerator[AsyncLines]:
+    async def _lines(self, call: Call[Any]) -> AsyncGenerator[AsyncLines]:
         response = await self._opened(call)
         try:
             yield AsyncLines(_async_pieces(response, call))
+        finally:
+            await response.aclose()
+
+    @asynccontextmanager
+    async def _events(self, call: Call[Any]) -> AsyncGenerator[AsyncEvents]:
+        response = await self._opened(call)
+        try:
+            yield AsyncEvents(_async_pieces(response, call))
         finally:
             await response.aclose()
 
@@ -454,7 +421,7 @@ class AsyncCaller:
 
 async def _async_pieces(response: httpx.Response, call: Call[Any]) -> AsyncIterator[bytes]:
     try:
-        async for piece in response.aiter_bytes(_PIECE):
+        async for piece in response.aiter_bytes():
             yield piece
     except (httpx.TransportError, httpx.DecodingError) as error:
         raise _lost(call, error) from error

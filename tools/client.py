@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from tools.document import (
+    CSV,
+    EVENT_STREAM,
     JSON,
     STREAMED,
     WHOLE,
@@ -64,9 +66,12 @@ from datetime import datetime
 from typing import Any, Literal
 
 from talktime import calls, models, parts
+from talktime.streams import {streams}
 from talktime.transport import {transport}, Page
 from talktime.values import UNSET, Credits, Seconds, Unset, written'''
-_USED_BY_METHODS: Final = frozenset({"calls", "idempotency_key", "models", "parts", "self", "written"})
+_USED_BY_METHODS: Final = frozenset(
+    {"calls", "content", "idempotency_key", "last_event_id", "models", "parts", "self", "written"}
+)
 """What no parameter may be called."""
 _STATUSES: Final = {401: "AccessDenied", 403: "AccessDenied", 409: "Conflict", 422: "Invalid"} | dict.fromkeys(
     (400, 408, 413, 414, 415, 431), "Malformed"
@@ -388,7 +393,8 @@ def calls_text(asked: Sequence[Operation], models: Models, parts: Parts, *, wait
     head = _HEADER + _OF_CALLS.format(
         for_whom="for asyncio" if waits else "for code that waits",
         context="AbstractAsyncContextManager" if waits else "AbstractContextManager",
-        transport="AsyncCaller, AsyncLines, AsyncListing" if waits else "Lines, Listing, SyncCaller",
+        transport="AsyncCaller, AsyncListing" if waits else "Listing, SyncCaller",
+        streams="AsyncEvents, AsyncLines" if waits else "Events, Lines",
     )
     told = docstring(["One method for each operation, and one for each other form of its answer."], 4)
     return "\n\n".join([head, f"class {kind}Calls({kind}Caller):\n{told}", *methods])
@@ -432,11 +438,17 @@ class _Method:
 
     def streamed(self, kind: str, suffix: str) -> str:
         query = [one for one in self._of.query if one.name not in {"limit", "cursor"}]
-        lines, context = ("AsyncLines", "Async") if self._waits else ("Lines", "")
-        note = f"As ``{kind}``: all of it, line by line as it comes. What is cut off later is not tried again."
-        head = self._head(f"_{suffix}", f"Abstract{context}ContextManager[{lines}]", query, runs=False, note=note)
-        call = self._call(f"_{suffix}", [f'accept="{kind}"'], query)
-        return f"{head}\n        return self._stream({call})"
+        word = "Async" if self._waits else ""
+        more = [f'accept="{kind}"']
+        if kind == EVENT_STREAM:
+            of, note = "Events", f"As ``{kind}``: as they come. ``last_event_id``: what was seen last, to go on from."
+            more.append("last_event_id=last_event_id")
+        else:
+            of, note = "Lines", f"As ``{kind}``: all of it, line by line as it comes."
+        note += " What is cut off later is not tried again."
+        result = f"Abstract{word}ContextManager[{word}{of}]"
+        head = self._head(f"_{suffix}", result, query, runs=False, note=note)
+        return f"{head}\n        return self._{of.lower()}({self._call(f'_{suffix}', more, query)})"
 
     def listed(self, item: str) -> str:
         query = self._of.query
@@ -455,8 +467,11 @@ class _Method:
 
     def _head(self, suffix: str, result: str, query: Sequence[Parameter], *, runs: bool, note: str) -> str:
         first = [f"{one.name}: {self._parts.type_of(self._of.call, one)}" for one in self._of.path]
+        first += ["content: str | bytes"] if self._of.body_kind == CSV else []
         named = [self._argument(one) for one in sorted(self._of.body, key=lambda one: not one.required)]
         named += [f"{one.name}: {self._parts.type_of(self._of.call, one)} | None = None" for one in query]
+        if suffix.endswith("_events"):
+            named.append("last_event_id: str | None = None")
         if self._of.keyed:
             named.append("idempotency_key: str | None = None")
         arguments = ", ".join(["self", *first, *(["*", *named] if named else [])])
@@ -495,7 +510,9 @@ class _Method:
     def _call(self, suffix: str, more: Sequence[str], query: Sequence[Parameter], cursor: str = "cursor") -> str:
         members = [f'name="{self._of.name}{suffix}"', f'method="{self._of.method}"']
         members.append(f"target={self._target(query, cursor)}")
-        if self._of.has_body:
+        if self._of.body_kind == CSV:
+            members.append(f'body=calls.text_of(content), body_kind="{CSV}"')
+        elif self._of.body_kind is not None:
             writer = "changed" if self._of.method == "PATCH" else "given"
             members.append(
                 f"body=calls.{writer}({', '.join(f'{one.name}={self._written(one)}' for one in self._of.body)})"

@@ -14,7 +14,11 @@ from tools.names import METHODS
 Schema = Mapping[str, Any]
 
 JSON: Final = "application/json"
-STREAMED: Final = {"text/csv": "csv"}
+CSV: Final = "text/csv"
+EVENT_STREAM: Final = "text/event-stream"
+STREAMED: Final = {CSV: "csv", EVENT_STREAM: "events"}
+"""Kinds of answers that are read while they come, and how their methods' names end."""
+
 WHOLE: Final = {"image/svg+xml": ("svg", "str"), "application/octet-stream": ("", "bytes")}
 COMMON: Final = frozenset(
     {
@@ -51,7 +55,10 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """``answers``: the schema of each kind of answer that went well. ``headers``: of it that are always there."""
+    """``answers``: the schema of each kind of answer that went well. ``headers``: of it that are always there.
+
+    ``body_kind``: the media type of the body; null: there is none. ``body``: its members, if it is JSON.
+    """
 
     call: str
     name: str
@@ -61,7 +68,7 @@ class Operation:
     path: tuple[Parameter, ...]
     query: tuple[Parameter, ...]
     body: tuple[Parameter, ...]
-    has_body: bool
+    body_kind: str | None
     body_description: str
     keyed: bool
     answers: Mapping[str, Schema]
@@ -94,7 +101,7 @@ def operations(document: Mapping[str, Any]) -> Iterator[Operation]:
 
 def _operation(call: str, told: Mapping[str, Any]) -> Operation:
     content = told.get("requestBody", {}).get("content", {})
-    if set(content) - {JSON}:
+    if len(content) > 1 or set(content) - {JSON, CSV}:
         raise Unknown(f"{call} takes {sorted(content)}")
     body = content.get(JSON, {}).get("schema", {})
     answers: dict[str, Schema] = {}
@@ -130,7 +137,7 @@ def _operation(call: str, told: Mapping[str, Any]) -> Operation:
             )
             for name, schema in body.get("properties", {}).items()
         ),
-        has_body=bool(content),
+        body_kind=next(iter(content), None),
         body_description=body.get("description", ""),
         keyed=any(one["name"] == "Idempotency-Key" for one in parameters),
         answers=answers,

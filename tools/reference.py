@@ -37,7 +37,8 @@ def reference() -> str:
         *_classes("client", ["Talktime"]),
         *_methods("transport", "SyncCaller", ["with_options", "close"]),
         *_classes("retries", ["RetryPolicy", "Retry"]),
-        *_classes("transport", ["Listing", "Page", "Lines"]),
+        *_classes("transport", ["Listing", "Page"]),
+        *_classes("streams", ["Lines", "Events", "ServerSentEvent"]),
         "## Calls\n",
         *_calls(),
         "## Errors\n",
@@ -160,7 +161,7 @@ def _calls() -> Iterator[str]:
             tag = one.tag
             yield f"**{tag.capitalize()}**\n"
         for node in methods:
-            if re.fullmatch(rf"{one.name}(_csv|_svg)?", node.name):
+            if re.fullmatch(rf"{one.name}(_csv|_events|_svg)?", node.name):
                 yield _method(node)
 
 
