@@ -51,7 +51,7 @@ class Answer:
 
     @property
     def kind(self) -> str:
-        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+        return kind_of(self.headers.get("content-type", ""))
 
 
 def target(template: str, query: Mapping[str, str | int | bool | None] | None = None, **path: str) -> str:
@@ -143,9 +143,8 @@ def checked_credential(key: str) -> str:
 
 def result_of(call: Call[T], answer: Answer) -> T:
     """What an answer that went well says. Raises :class:`~talktime.errors.UnexpectedAnswer`."""
-    unexpected = _unexpected(call, answer)
-    if unexpected is not None:
-        raise unexpected
+    if not is_expected(call, answer.status, answer.kind):
+        raise _unexpected(call, answer)
     if call.reads is bytes or call.reads is str:
         return answer.body if call.reads is bytes else answer.body.decode("utf-8", "replace")  # type: ignore[return-value]
     try:
@@ -161,9 +160,17 @@ def result_of(call: Call[T], answer: Answer) -> T:
     return found
 
 
-def _unexpected(call: Call[Any], answer: Answer) -> UnexpectedAnswer | None:
-    if 200 <= answer.status < 300 and answer.kind == call.accept:
-        return None
+def kind_of(content_type: str) -> str:
+    """The media type alone, in small letters."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def is_expected(call: Call[Any], status: int, kind: str) -> bool:
+    """Whether an answer of this status and media type is one that went well."""
+    return 200 <= status < 300 and kind == call.accept
+
+
+def _unexpected(call: Call[Any], answer: Answer) -> UnexpectedAnswer:
     what = f"{call.name}: an answer of type {answer.kind or 'none'}"
     if 300 <= answer.status < 400:
         what = f"{call.name}: a redirect, which is not followed"
@@ -179,7 +186,7 @@ def problem_of(call: Call[Any], answer: Answer) -> Problem | UnexpectedAnswer:
         except Misfit:
             document = None
     if not isinstance(document, dict):
-        return _unexpected(call, answer) or UnexpectedAnswer(call.name, status=answer.status, idempotency_key=call.key)
+        return _unexpected(call, answer)
     code = str(document.get("type", "")).rpartition("/")[2]
     common: dict[str, Any] = {
         "code": code,

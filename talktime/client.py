@@ -69,7 +69,7 @@ class Talktime(SyncCalls):
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         settings = settings_of(base_url, timeout_s=timeout_s, retries=retries, on_retry=on_retry, allow_http=allow_http)
-        http = httpx.Client(**http_options(api_key, most_connections), transport=transport)
+        http = httpx.Client(**http_options(api_key, settings, most_connections), transport=transport)
         super().__init__(settings, http, owns_http=True)
 
 
@@ -89,5 +89,5 @@ class AsyncTalktime(AsyncCalls):
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         settings = settings_of(base_url, timeout_s=timeout_s, retries=retries, on_retry=on_retry, allow_http=allow_http)
-        http = httpx.AsyncClient(**http_options(api_key, most_connections), transport=transport)
+        http = httpx.AsyncClient(**http_options(api_key, settings, most_connections), transport=transport)
         super().__init__(settings, http, owns_http=True)

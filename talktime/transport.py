@@ -17,7 +17,9 @@ from talktime.calls import (
     Call,
     checked_base_url,
     checked_credential,
+    is_expected,
     is_retried,
+    kind_of,
     problem_of,
     result_of,
 )
@@ -132,8 +134,7 @@ def _lost(call: Call[Any], error: Exception) -> TalktimeError:
 
 
 def _ok(response: httpx.Response, call: Call[Any]) -> bool:
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    return response.status_code < 300 and bool(kind == call.accept)
+    return is_expected(call, response.status_code, kind_of(response.headers.get("content-type", "")))
 
 
 def _answer(response: httpx.Response, body: bytes) -> Answer:
@@ -452,7 +453,15 @@ def settings_of(
     )
 
 
-def http_options(api_key: str, most_connections: int) -> dict[str, Any]:
-    """For httpx's clients. Redirects are not followed: the key would go to wherever the answer says."""
-    limits = httpx.Limits(max_connections=most_connections, max_keepalive_connections=most_connections)
-    return {"headers": _headers_of_all(api_key), "follow_redirects": False, "limits": limits}
+def http_options(api_key: str, settings: Settings, most_connections: int) -> dict[str, Any]:
+    """For httpx's clients.
+
+    Redirects are not followed, as the key would go to wherever the answer says. Nor is plain HTTP sent to a proxy that
+    the environment names, which could read it.
+    """
+    return {
+        "headers": _headers_of_all(api_key),
+        "follow_redirects": False,
+        "trust_env": settings.base_url.startswith("https:"),
+        "limits": httpx.Limits(max_connections=most_connections, max_keepalive_connections=most_connections),
+    }

@@ -42,6 +42,10 @@ Seconds = Annotated[Decimal | int, _Form.SECONDS]
 """A duration to be sent, in seconds: at most 6 decimals. A ``float`` is refused."""
 
 
+_MOST_DIGITS: Final = 100
+"""Before and behind the point; without a bound 1E+999999999 would be a gigabyte of zeros."""
+
+
 class Misfit(Exception):
     """A document is not of the form that is expected; says where."""
 
@@ -68,6 +72,8 @@ def _digits(value: Decimal | int, what: str) -> str:
         return str(value)
     if not value.is_finite():
         raise ValueError(f"{what} are finite, not {value}")
+    if value and not -_MOST_DIGITS < value.adjusted() < _MOST_DIGITS:
+        raise ValueError(f"{what} have fewer digits than {value}")
     text = format(value, "f")
     return text.rstrip("0").rstrip(".") if "." in text else text
 

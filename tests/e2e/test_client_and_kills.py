@@ -205,34 +205,37 @@ async def happen(folder: Path, database: str, provider: str, provider_key: str, 
     line = Line(port, random.Random(1))
     began = time.monotonic()
     options: dict[str, Any] = {"retries": PATIENT, "on_retry": tale.retries.append, "timeout_s": 10}
-    async with (
-        line.listening(line_port),
-        httpx.AsyncClient(trust_env=False) as beside,
-        AsyncTalktime(url, ADMIN_KEY, **options) as in_loop,
-    ):
-        with Talktime(url, ADMIN_KEY, **options) as in_threads:
-            await worker.until_ready(beside)
-            customers = [
-                Customer(f"{kind}-{number}", driver, tale)
-                for kind, driver in (("async", AsyncDriver(in_loop)), ("sync", SyncDriver(in_threads)))
-                for number in range(CUSTOMERS)
-            ]
-            killer = asyncio.create_task(kill(worker, beside, random.Random(2)))
-            killer.add_done_callback(lambda _: over.set())
-            await asyncio.gather(killer, *(one.live(over) for one in customers))
-            retried = {retry.idempotency_key or "a read" for retry in tale.retries}
-            print(
-                f"\n{worker.kills} kills and {line.lost} lost answers in {time.monotonic() - began:.0f} s; "
-                f"{tale.calls.total()} writes ({', '.join(f'{n} {name}' for name, n in tale.calls.items())}), "
-                f"of which {len(retried - {'a read'})} were sent more than once; {tale.asked_on} starts asked on"
-            )
-            assert worker.kills == KILLS
-            assert worker.died == 0
-            assert line.lost > 0
-            assert len(retried - {"a read"}) > KILLS
-            assert tale.calls["refund"] > 0
-            await judge(in_loop, tale, [one.user for one in customers])
-    assert worker.stop() == 0
+    try:
+        async with (
+            line.listening(line_port),
+            httpx.AsyncClient(trust_env=False) as beside,
+            AsyncTalktime(url, ADMIN_KEY, **options) as in_loop,
+        ):
+            with Talktime(url, ADMIN_KEY, **options) as in_threads:
+                await worker.until_ready(beside)
+                customers = [
+                    Customer(f"{kind}-{number}", driver, tale)
+                    for kind, driver in (("async", AsyncDriver(in_loop)), ("sync", SyncDriver(in_threads)))
+                    for number in range(CUSTOMERS)
+                ]
+                killer = asyncio.create_task(kill(worker, beside, random.Random(2)))
+                killer.add_done_callback(lambda _: over.set())
+                await asyncio.gather(killer, *(one.live(over) for one in customers))
+                retried = {retry.idempotency_key or "a read" for retry in tale.retries}
+                print(
+                    f"\n{worker.kills} kills and {line.lost} lost answers in {time.monotonic() - began:.0f} s; "
+                    f"{tale.calls.total()} writes ({', '.join(f'{n} {name}' for name, n in tale.calls.items())}), "
+                    f"of which {len(retried - {'a read'})} were sent more than once; {tale.asked_on} starts asked on"
+                )
+                assert worker.kills == KILLS
+                assert worker.died == 0
+                assert line.lost > 0
+                assert len(retried - {"a read"}) > KILLS
+                assert tale.calls["refund"] > 0
+                await judge(in_loop, tale, [one.user for one in customers])
+    finally:
+        code = worker.stop()
+    assert code == 0
     verified = command(folder, settings, "verify")
     assert verified.returncode == 0, verified.stdout[-2000:] + verified.stderr[-2000:]
 

@@ -47,6 +47,12 @@ def test_what_is_not_finite_is_no_amount(value: Decimal) -> None:
         as_credits(value)
 
 
+def test_an_amount_of_a_billion_zeros_is_not_written_out() -> None:
+    for value in (Decimal("1E+999999"), Decimal("1E-999999")):
+        with pytest.raises(ValueError, match="fewer digits"):
+            as_credits(value)
+
+
 def test_instants_are_told_in_utc_and_need_a_zone() -> None:
     there = datetime(2026, 1, 31, 12, 0, 0, 500_001, tzinfo=timezone(timedelta(hours=-5, minutes=-30)))
     assert as_instant(there) == "2026-01-31T17:30:00.500001Z"
