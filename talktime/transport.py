@@ -23,8 +23,8 @@ from talktime.calls import (
     problem_of,
     result_of,
 )
-from talktime.errors import ConnectionFailed, NoAnswer, Problem, TalktimeError, TimedOut, UnexpectedAnswer
-from talktime.retries import Course, Retry, RetryPolicy
+from talktime.errors import ConnectionFailed, NoAnswer, TalktimeError, TimedOut, UnexpectedAnswer
+from talktime.retries import Course, Retry, RetryPolicy, retry_after_s
 from talktime.streams import AsyncEvents, AsyncLines, Events, Lines
 
 T = TypeVar("T")
@@ -111,7 +111,7 @@ class _Attempts:
     def wait_after_refusal(self, answer: Answer) -> float:
         """What is waited before the next attempt; raises what the answer says if there is none."""
         failure = problem_of(self._call, answer)
-        after = failure.retry_after if isinstance(failure, Problem) else None
+        after = retry_after_s(answer.headers.get("retry-after"))
         wait = self._course.wait_s(after) if is_retried(failure) else None
         if wait is None:
             raise failure
