@@ -9,6 +9,7 @@ COPY pyproject.toml requirements.lock README.md ./
 # the lock does not hold stops the build.
 RUN VIRTUAL_ENV=.venv uv pip install --require-hashes --constraint requirements.lock --requirement pyproject.toml
 COPY app app
+COPY talktime talktime
 RUN VIRTUAL_ENV=.venv uv pip install --no-deps --build-constraint requirements.lock --editable .
 
 # The installation is editable, so that the image is laid out as a checkout: alembic.ini and migrations beside app.

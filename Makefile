@@ -102,6 +102,11 @@ format: setup ## put the code into its form
 bench: setup ## measure, and write docs/performance.md
 	@$(BIN)/python -m benchmarks
 
+.PHONY: client
+client: setup ## write the Python client anew from the API document, and its reference
+	@$(BIN)/python -m tools.client
+	@$(BIN)/python -m tools.reference
+
 .PHONY: lock
 lock: setup ## pin the dependencies of pyproject.toml anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \

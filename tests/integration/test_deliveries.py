@@ -4,6 +4,7 @@ import asyncio
 import base64
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, tzinfo
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from app.db.database import Transaction
 from app.ledger.book import GrantTerms
 from app.ledger.opening import open_book
 from app.service import Service
+from talktime import webhooks
 from tests.support.hooks import CUT, HANG, Hooks, Received, Reply, hooks
 from tests.support.postgres import WorkerDatabases, ask, tell
 from tests.support.problems import problem
@@ -85,6 +87,9 @@ async def test_an_event_arrives_as_a_standard_webhook(told: World, receiver: Hoo
     # The library compares with the wall clock, and ours stands still somewhere else.
     monkeypatch.setattr(standardwebhooks.webhooks, "datetime", _At(int(came.headers["webhook-timestamp"])))
     event = Webhook(made["secret"]).verify(came.body.decode(), dict(came.headers))
+    ours = webhooks.verify(came.body, came.headers, made["secret"], now=told.clock.now() // US_PER_S)
+    assert isinstance(ours, webhooks.GrantEvent)
+    assert (ours.id, ours.user_id, ours.amount) == (came.id, user, Decimal("12.5"))
     assert event["type"] == "grant.created"
     assert event["user_id"] == user
     assert event["sequence"] == 1
@@ -96,6 +101,8 @@ async def test_an_event_arrives_as_a_standard_webhook(told: World, receiver: Hoo
     assert shown == event
     with pytest.raises(standardwebhooks.WebhookVerificationError):
         Webhook(made["secret"]).verify(came.body.decode() + " ", dict(came.headers))
+    with pytest.raises(webhooks.NotVerified):
+        webhooks.verify(came.body + b" ", came.headers, made["secret"], now=told.clock.now() // US_PER_S)
     (delivery,) = await deliveries(told, made)
     assert (delivery["state"], delivery["attempts_made"], delivery["last_status"]) == ("delivered", 1, 204)
 
@@ -554,7 +561,14 @@ async def test_both_secrets_sign_while_they_overlap(told: World, receiver: Hooks
 def _fits(secret: str, came: Received) -> bool:
     at = datetime.fromtimestamp(int(came.headers["webhook-timestamp"]), UTC)
     ours = Webhook(secret).sign(came.id, at, came.body.decode())
-    return ours in came.headers["webhook-signature"].split(" ")
+    fits = ours in came.headers["webhook-signature"].split(" ")
+    try:
+        webhooks.verify(came.body, came.headers, secret, now=at.timestamp())
+    except webhooks.NotVerified:
+        assert not fits
+    else:
+        assert fits
+    return fits
 
 
 async def test_a_secret_lies_sealed_and_is_told_once(told: World, receiver: Hooks) -> None:
