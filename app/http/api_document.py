@@ -72,6 +72,8 @@ _TAGS: Final = {
     "sessions": "Starting sessions, and what became of them.",
     "corrections": "Giving back, rating again, deciding reviews, and adjusting by hand.",
     "users": "Balances, statements, grants and settings of users.",
+    "recurring grants": "Grants that come again each period.",
+    "payments": "Payments that become grants.",
     "settings": "What is set for all users.",
     "finance": "The books of a period.",
     "pricing": "Rate cards, and what evidence would cost.",

@@ -34,7 +34,7 @@ def text(example: str, description: str = "", *, longest: int | None = None) -> 
 
 def public_id(kind: str, description: str = "") -> Schema:
     """An id with its kind in front; those that carry their account have 52 characters, the others 26."""
-    length = 26 if kind in {"rc", "key", "sim", "ep"} else 52
+    length = 26 if kind in {"rc", "key", "sim", "ep", "pay"} else 52
     schema = {"type": "string", "pattern": f"^{kind}_[0-9a-z]{{{length}}}$", "examples": [f"{kind}_{'0' * length}"]}
     return described(schema, description) if description else schema
 

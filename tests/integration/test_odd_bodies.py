@@ -29,6 +29,7 @@ async def operations(talktime: World) -> list[tuple[str, str, dict[str, Any], di
     session = await talktime.start(user)
     ids = {"user_id": user, "grant_id": grant["id"], "session_id": session["id"]}
     ids["endpoint_id"] = await talktime.endpoint()
+    ids["payment_id"], ids["recurring_id"] = "pay_" + "0" * 26, "rec_" + "0" * 52
     ids["event_id"] = (await talktime.get(f"/v1/events?user_id={user}&limit=1"))["data"][0]["id"]
     found = []
     for path, methods in (await talktime.get("/openapi.json"))["paths"].items():
