@@ -20,6 +20,7 @@ from app.access.key_use import WRITE_EVERY_S, KeyUse
 from app.access.routes import access_routes
 from app.access.schemas import ACCESS
 from app.access.user_tokens import UserTokens
+from app.accounts.bulk_routes import bulk_routes
 from app.accounts.correction_routes import correction_routes
 from app.accounts.recurring import post_recurring
 from app.accounts.recurring_routes import recurring_routes
@@ -355,6 +356,7 @@ class Service:
             account_routes(self.database, self.ledger, self._clock, settings.max_session_s),
             correction_routes(self.database, self.ledger, self._clock),
             settings_routes(self.database, self.ledger, self._clock, settings.min_session_s),
+            bulk_routes(self.database, self.ledger, self._clock),
             recurring_routes(self.database, self.ledger, self._clock),
             payment_routes(database=self.database, ledger=self.ledger, clock=self._clock),
             finance_routes(self.database, self._clock),

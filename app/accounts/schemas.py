@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from app.accounts.bulk import Outcome
 from app.accounts.recurring import Leftover, SeriesState
 from app.accounts.statements import CSV_HEADER
 from app.accounts.users import UserSort
@@ -182,6 +183,33 @@ ACCOUNTS: Final = Described(
         "Grant": record(_GRANT),
         "VoidedGrant": record({**_GRANT, "voided": amount("How much was taken back now.")}),
         "GrantPage": page_of("Grant"),
+        "BulkGrants": record(
+            {
+                "dry_run": flag("Whether nothing was changed."),
+                "totals": record(
+                    {
+                        "rows": whole("Rows of the file."),
+                        "granted": whole("Grants that are new."),
+                        "repeated": whole("Grants that were there, by the same reference."),
+                        "refused": whole("Rows that came to nothing."),
+                        "amount": amount("What the new grants come to.", "1250"),
+                    }
+                ),
+                "rows": listed(
+                    record(
+                        {
+                            "line": whole("Its line in the file.", 2, least=2),
+                            "user_id": text("ada", longest=128),
+                            "reference": text("invoice-1001", longest=128),
+                            "amount": amount("What it asks for."),
+                            "outcome": one_of(Outcome),
+                            "grant_id": or_null(public_id("grt", "Null: refused, or none was made for good.")),
+                            "detail": or_null(text("reference-conflict: …", "Why it was refused.")),
+                        }
+                    )
+                ),
+            }
+        ),
         "RecurringGrant": _RECURRING,
         "RecurringGrantPage": page_of("RecurringGrant"),
         "Entry": _ENTRY,
@@ -228,6 +256,12 @@ ACCOUNTS: Final = Described(
             problems=(REFERENCE_CONFLICT,),
             parameters=_USER_ID,
             idempotent=True,
+        ),
+        "POST /v1/grants/bulk": Operation(
+            description="Grants what a CSV file says, row by row, each once by its reference: sent again, it goes on. "
+            "With `dry_run` nothing is changed.",
+            answers={200: replies("What came of each row, or would.", ref("BulkGrants"))},
+            parameters={"dry_run": one_of(("true", "false"), "Whether to tell only what would come of it.")},
         ),
         "POST /v1/grants/{grant_id}/void": Operation(
             description="Takes back what is left of a grant, and closes it.",

@@ -17,6 +17,7 @@ from app.http.csv_answers import csv_lines
 Schema = dict[str, Any]
 
 JSON: Final = "application/json"
+CSV: Final = "text/csv"
 PROBLEM_JSON: Final = "application/problem+json"
 BINARY: Final = "application/octet-stream"
 
@@ -127,7 +128,7 @@ def replies(description: str, schema: Schema, **other: Schema) -> Reply:
     return Reply(description=description, content=content)
 
 
-_OTHER_FORMS: Final = {"csv": "text/csv", "svg": "image/svg+xml"}
+_OTHER_FORMS: Final = {"csv": CSV, "svg": "image/svg+xml"}
 
 
 def csv_of(header: Sequence[str], row: Mapping[str, str]) -> Schema:

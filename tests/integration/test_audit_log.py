@@ -107,6 +107,11 @@ async def revoked(talktime: World, _user: str) -> httpx.Response:
     return await talktime.client.delete(f"/v1/api-keys/{key['id']}")
 
 
+async def from_a_file(talktime: World, user: str) -> httpx.Response:
+    body = f"user_id,amount,reference\n{user},5,r-1\n"
+    return await talktime.client.post("/v1/grants/bulk", content=body, headers={"Content-Type": "text/csv"})
+
+
 def on_recurring(verb: str) -> Change:
     async def change(talktime: World, user: str) -> httpx.Response:
         body = {"amount": "5", "period": "month"}
@@ -189,6 +194,7 @@ CHANGES: dict[tuple[str, str], Change] = {
     ("POST /v1/sessions/{session_id}/review", "session.write_off"): on_session(
         in_review, "review", action="write_off", **WHY
     ),
+    ("POST /v1/grants/bulk", "grant.create"): from_a_file,
     ("POST /v1/users/{user_id}/grants", "grant.create"): on_user("POST", "/grants", amount="5"),
     ("POST /v1/users/{user_id}/adjustments", "account.adjust"): on_user("POST", "/adjustments", amount="5", **WHY),
     ("PATCH /v1/users/{user_id}", "user.change"): on_user("PATCH", "", credit_limit="7", **WHY),

@@ -35,6 +35,8 @@ async def operations(talktime: World) -> list[tuple[str, str, dict[str, Any], di
     for path, methods in (await talktime.get("/openapi.json"))["paths"].items():
         for method, operation in methods.items():
             if "requestBody" in operation and not path.startswith("/webhooks/"):
+                if "text/csv" in operation["requestBody"]["content"]:
+                    continue  # its own odd bodies are in test_bulk.py
                 content = operation["requestBody"]["content"]["application/json"]
                 found.append((method.upper(), path.format(**ids), content["example"], content["schema"]))
     assert len(found) >= 12
