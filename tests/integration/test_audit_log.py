@@ -1,23 +1,18 @@
 """The audit log: every call that changes something leaves a row that says who, by which request, from where."""
 
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
-from uuid import uuid4
 
 import httpx
 import psycopg
 import pytest
 
-from app.core.access import Actor
 from app.core.ids import Kind, payment_id_of, reference_id
-from app.core.lossless_json import loads
 from app.http.access import declared
-from app.payments.receive import receive
-from app.payments.stripe import read_event
 from tests.support.postgres import WorkerDatabases, ask
 from tests.support.problems import pointers, problem
 from tests.support.scripted_provider import ProviderHost
+from tests.support.stripe import paid
 from tests.support.unchanged import contents
 from tests.support.world import World, world
 
@@ -125,14 +120,8 @@ def on_recurring(verb: str) -> Change:
 
 async def resolved(talktime: World, _user: str) -> httpx.Response:
     """A payment of which nobody knows whose it is."""
-    intent = uuid4().hex
-    session = {"payment_status": "paid", "payment_intent": f"pi_{intent}", "amount_total": 10, "currency": "usd"}
-    document = {"id": f"evt_{intent}", "type": "checkout.session.completed", "created": 1, "livemode": True}
-    event = read_event(loads(json.dumps({**document, "data": {"object": session}})), {})
-    service = talktime.service
-    async with service.database.transaction() as transaction:
-        await receive(transaction, service.ledger, event, talktime.clock.now(), Actor("stripe"))
-    payment = reference_id(Kind.PAYMENT, payment_id_of(f"stripe:pi_{intent}"))
+    bought = await paid(talktime, None, 10)
+    payment = reference_id(Kind.PAYMENT, payment_id_of(bought.reference))
     return await talktime.client.post(f"/v1/payments/{payment}/resolve", json={"action": "dismiss", **WHY})
 
 

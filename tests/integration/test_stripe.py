@@ -59,8 +59,9 @@ async def payments_of(talktime: World, user: str) -> list[dict[str, Any]]:
 async def payment_of(talktime: World, event: Event) -> dict[str, Any]:
     """The payment that an event told of."""
     statement = f"select payment_id from payment_events where id = '{event.id}'"
-    ((payment_id,),) = ask(talktime.service.database.conninfo, statement)
-    return dict(await talktime.get(f"/v1/payments/{reference_id(Kind.PAYMENT, payment_id)}"))
+    found = ask(talktime.service.database.conninfo, statement)
+    assert len(found) == 1, "no payment was told of"
+    return dict(await talktime.get(f"/v1/payments/{reference_id(Kind.PAYMENT, found[0][0])}"))
 
 
 async def entries_of(talktime: World, user: str) -> list[tuple[str, str]]:

@@ -68,6 +68,13 @@ def test_steps_lead_to_what_is_owed(owed, lost) -> None:  # type: ignore[no-unty
         assert taken == owed[-1]
 
 
+@given(st.integers(0, 100), st.integers(0, 100))
+def test_what_was_lost_is_not_taken(owed: int, lost: int) -> None:
+    first = step(owed=MicroCredits(owed), taken=MicroCredits(0), lost=MicroCredits(lost))
+    assert first == max(0, owed - lost)
+    assert step(owed=MicroCredits(0), taken=first, lost=MicroCredits(lost)) == -first
+
+
 def test_money_in_the_smallest_unit_is_counted_exactly() -> None:
     assert credits_at(MicroCredits(100_000), 999) == 99_900_000
     assert credits_at(MicroCredits(1), 10**18) == 10**18

@@ -210,7 +210,7 @@ class TopUps:
         for deal in self.deals:
             assert deal.bought is not None
             reference = deal.bought.reference
-            (grant,) = [one for one in grants if one["reference"] == reference] or [None]
+            grant = next((one for one in grants if one["reference"] == reference), None)
             if grant is None or grant["amount"] != deal.granted:
                 self.fail("a paid checkout is not granted", f"{reference}: {grant}")
                 continue

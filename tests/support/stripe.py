@@ -7,9 +7,17 @@ things happen; in which order and how often they are delivered is up to the test
 import json
 from dataclasses import dataclass, field
 from typing import Any, Final
+from uuid import uuid4
 
 import httpx
 from stripe import WebhookSignature
+
+from app.core.access import Actor
+from app.core.lossless_json import loads
+from app.core.units import US_PER_S, MicroCredits
+from app.payments.receive import receive
+from app.payments.stripe import read_event
+from tests.support.world import World
 
 PATH: Final = "/webhooks/stripe"
 SECRET: Final = "whsec_0123456789abcdef0123456789abcdef"
@@ -166,3 +174,22 @@ class FakeStripe:
         """One attempt."""
         headers = {**self.signed(event.body, *secrets), "Authorization": ""}
         return await client.post(PATH, content=event.body, headers=headers)
+
+
+async def heard(talktime: World, stripe: FakeStripe) -> None:
+    """Let a service that receives no events have heard all of these, at 0.1 credits a cent."""
+    service = talktime.service
+    for made in stripe.events:
+        event = read_event(loads(made.body), {"usd": MicroCredits(100_000)})
+        async with service.database.transaction() as transaction:
+            await receive(transaction, service.ledger, event, talktime.clock.now(), Actor("stripe"))
+
+
+async def paid(talktime: World, user: str | None, amount: int, refunded: int = 0) -> Purchase:
+    """A payment that was heard of, and what was refunded of it."""
+    stripe = FakeStripe(uuid4().hex[:12], talktime.clock.now() // US_PER_S)
+    bought = stripe.checkout(user, amount)
+    if refunded:
+        stripe.refund(bought, refunded)
+    await heard(talktime, stripe)
+    return bought
