@@ -20,7 +20,10 @@ from app.access.key_use import WRITE_EVERY_S, KeyUse
 from app.access.routes import access_routes
 from app.access.schemas import ACCESS
 from app.access.user_tokens import UserTokens
+from app.accounts.bulk_routes import bulk_routes
 from app.accounts.correction_routes import correction_routes
+from app.accounts.recurring import post_recurring
+from app.accounts.recurring_routes import recurring_routes
 from app.accounts.routes import account_routes
 from app.accounts.schemas import ACCOUNTS
 from app.accounts.settings_routes import settings_routes
@@ -61,6 +64,9 @@ from app.keys import KeyRing, Purpose
 from app.ledger.book import LedgerPorts
 from app.ledger.due import post_due
 from app.ledger.keys import LedgerKeys, ledger_keys_of
+from app.payments.receive import PaymentTerms
+from app.payments.routes import payment_routes, stripe_routes
+from app.payments.schemas import PAYMENTS
 from app.ports.clock import Clock
 from app.ports.ids import TimeOrderedIds
 from app.ports.permits import Permits
@@ -114,7 +120,7 @@ RETENTION_CHECK_S: Final = 600.0
 RETENTION_EVERY: Final = Micros(3600 * US_PER_S)
 
 DESCRIBED: Final = (
-    *(SESSIONS, SETTLEMENT, ACCOUNTS, FINANCE, PRICING, WHAT_IF, EVENTS, ACCESS),
+    *(SESSIONS, SETTLEMENT, ACCOUNTS, PAYMENTS, FINANCE, PRICING, WHAT_IF, EVENTS, ACCESS),
     *(HEARTBEATS, HEALTH, DOCUMENT),
 )
 
@@ -350,6 +356,9 @@ class Service:
             account_routes(self.database, self.ledger, self._clock, settings.max_session_s),
             correction_routes(self.database, self.ledger, self._clock),
             settings_routes(self.database, self.ledger, self._clock, settings.min_session_s),
+            bulk_routes(self.database, self.ledger, self._clock),
+            recurring_routes(self.database, self.ledger, self._clock),
+            payment_routes(database=self.database, ledger=self.ledger, clock=self._clock),
             finance_routes(self.database, self._clock),
             # Before the routes of rate cards, which would take its addresses for those of cards.
             what_if_routes(self.database, self._ids, self._clock),
@@ -367,6 +376,17 @@ class Service:
         ):
             api.include_router(router, dependencies=called)
 
+        api.include_router(
+            stripe_routes(
+                database=self.database,
+                ledger=self.ledger,
+                clock=self._clock,
+                secrets=tuple(secret.get_secret_value() for secret in settings.stripe_webhook_secrets),
+                terms=PaymentTerms(settings.stripe_live, dict(settings.stripe_credits_per_minor_unit)),
+                failures=failures,
+            ),
+            dependencies=[Depends(known_parameters)],
+        )
         self._api = api
         add_document_routes(api, lambda: self.api_document)
 
@@ -419,6 +439,7 @@ class Service:
         for every_s, name, work in (
             (wake_s, "reconcile", self._reconcile_round),
             (wake_s, "due", self.post_due),
+            (wake_s, "recurring", self.post_recurring),
             (max(FASTEST_WAKE_S, self._clock.real_seconds(DELIVERY_WAKE)), "deliveries", self.deliver),
             (self._report_every_s, "receiving", self.receiving.report),
             (WRITE_EVERY_S, "key-use", self._key_use.write),
@@ -480,6 +501,14 @@ class Service:
     async def post_due(self) -> None:
         """Post what time has brought to accounts that nobody touches."""
         await self._jobs.run("post-due", SLOWEST_WAKE, lambda: post_due(self.database, self.ledger, self._clock.now()))
+
+    async def post_recurring(self) -> None:
+        """Give what is due of recurring grants."""
+
+        async def work() -> int:
+            return await post_recurring(self.database, self.ledger, self._clock.now())
+
+        await self._jobs.run("recurring", SLOWEST_WAKE, work)
 
     async def bring_nearer(self) -> None:
         """Let no session wait for what a clock that was set back would bring too late."""

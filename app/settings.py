@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.core.budget import MAX_RATE
-from app.core.units import US_PER_DAY, InvalidQuantity, Micros, parse_seconds
+from app.core.units import US_PER_DAY, InvalidQuantity, MicroCredits, Micros, parse_credits, parse_seconds
 from app.ports.clock import Clock, ScaledClock, SystemClock
 
 PREFIX: Final = "TALKTIME_"
@@ -143,6 +143,27 @@ def _networks(value: Any) -> Any:
         raise ValueError("each must be an address or a network, such as 10.0.0.7 or 10.0.0.0/8") from None
 
 
+def _rates(value: Any) -> Any:
+    """Credits for the smallest unit of a currency: ``usd=0.1,jpy=12`` as micro-credits by currency."""
+    if not isinstance(value, str):
+        return value
+    found: dict[str, MicroCredits] = {}
+    for part in _secrets(value):
+        currency, _, rate = part.partition("=")
+        currency = currency.strip().lower()
+        if not _CURRENCY.fullmatch(currency) or currency in found:
+            raise ValueError(_NO_RATE)
+        try:
+            found[currency] = parse_credits(rate.strip())
+        except InvalidQuantity as error:
+            raise ValueError(f"{currency}: {error}") from None
+        if found[currency] <= 0:
+            raise ValueError(f"{currency}: must be more than 0")
+    return tuple(found.items())
+
+
+_CURRENCY: Final = re.compile(r"[a-z]{3}")
+_NO_RATE: Final = "must be currencies, each once, and credits for the smallest unit of each, such as usd=0.1,jpy=12"
 _HOST: Final = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 _NO_ORIGIN: Final = (
     "each must be an origin as browsers send it, such as https://app.example: lower case, no path, no * and no port "
@@ -156,6 +177,7 @@ Secrets = Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_secrets), 
 ProviderCan = Annotated[tuple[Capability, ...], NoDecode, BeforeValidator(_texts)]
 Origins = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_texts), AfterValidator(_origins)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)]
+Rates = Annotated[tuple[tuple[str, MicroCredits], ...], NoDecode, BeforeValidator(_rates)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 DatabaseUrl = Annotated[str, AfterValidator(_database_url)]
 
@@ -212,6 +234,15 @@ class Settings(BaseSettings):
     events_timeout_s: PositiveSeconds = _s(10)
     delivery_retention_days: Annotated[int, Field(ge=1, le=36_500)] = 30
     provider_max_rps: Annotated[int, Field(ge=1, le=MAX_RATE)] = 50
+
+    stripe_webhook_secrets: Secrets = ()
+    """Of the endpoint that Stripe sends events to; several while one is changed. None: nothing is received."""
+
+    stripe_live: bool = True
+    """Whether payments of live mode are taken; else those of test mode."""
+
+    stripe_credits_per_minor_unit: Rates = ()
+    """Credits for the smallest unit of a currency, where the checkout session does not tell them."""
 
     cors_origins: Origins = ()
     portal_frame_origins: Origins = ()

@@ -187,6 +187,26 @@ def show_grant(console: Console, document: dict[str, Any], *, new: bool) -> None
     _print(console, f"{told}: {what}{when}.\n{document['id']}")
 
 
+def show_bulk(console: Console, document: dict[str, Any]) -> None:
+    """What came of the rows of a file, or would: all of them if nothing was done, else those that were refused."""
+    shown = [row for row in document["rows"] if document["dry_run"] or row["outcome"] == "refused"]
+    if shown:
+        table = Table()
+        for name in ("line", "user", "reference", "amount", "outcome", "why"):
+            table.add_column(name, overflow="fold", justify="right" if name in {"line", "amount"} else "left")
+        for row in shown:
+            cells = (str(row["line"]), row["user_id"], row["reference"], row["amount"], row["outcome"])
+            table.add_row(*map(Text, cells), Text(row["detail"] or ""))
+        console.print(table, markup=False)
+    totals = document["totals"]
+    _print(console, "Nothing was changed. This would come of it:" if document["dry_run"] else "Done:")
+    _print(
+        console,
+        f"{totals['rows']} rows, {totals['granted']} granted ({totals['amount']} credits), {totals['repeated']} granted"
+        f" before, {totals['refused']} refused",
+    )
+
+
 def show_key(console: Console, document: dict[str, Any]) -> None:
     """Print what a key may do and until when."""
     until = _end_of(document) or "never expires"

@@ -27,6 +27,9 @@ MAX_PRIORITY = 100
 MAX_BALANCE = 8 * 10**18
 """Micro-credits; with what is scheduled. Well inside a bigint, so that no sum over an account overflows one."""
 
+RECURRING: Final = "recurring:"
+"""Begins the references of grants that come again each period, and of no others."""
+
 _GRANT: Final = select(grants).where(grants.c.account_id == bindparam("mine"), grants.c.id == bindparam("grant"))
 
 
@@ -47,6 +50,8 @@ class GrantDocument(Document):
     def _expires_after_effect(self) -> "GrantDocument":
         if self.effective_at is not None and self.expires_at is not None and self.expires_at <= self.effective_at:
             raise PydanticCustomError("order", "expires_at must be after effective_at")
+        if self.reference is not None and self.reference.startswith(RECURRING):
+            raise PydanticCustomError("reserved", "references that begin so are those of recurring grants")
         return self
 
 
@@ -60,7 +65,7 @@ async def give(
     effective_at = now if asked.effective_at is None else asked.effective_at
     book = await open_book_of_user(transaction, ledger, user_id, now)
     if asked.reference is not None:
-        earlier = await _by_reference(transaction, book.account_id, asked.reference)
+        earlier = await grant_by_reference(transaction, book.account_id, asked.reference)
         if earlier is not None:
             if not _same(earlier, asked):
                 raise Problem(REFERENCE_CONFLICT, f"the reference {asked.reference!r} was used for another grant")
@@ -96,7 +101,8 @@ async def give(
     return grant_document(row, user_id), True
 
 
-async def _by_reference(transaction: Transaction, account_id: UUID, reference: str) -> Row[Any] | None:
+async def grant_by_reference(transaction: Transaction, account_id: UUID, reference: str) -> Row[Any] | None:
+    """The grant of an account, whose row is locked, that was made with this reference; null if none was."""
     statement = select(grants).where(grants.c.account_id == account_id, grants.c.reference == reference)
     return (await transaction.execute(statement)).one_or_none()
 

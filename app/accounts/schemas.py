@@ -2,17 +2,22 @@
 
 from typing import Any, Final
 
+from app.accounts.bulk import Outcome
+from app.accounts.recurring import Leftover, SeriesState
 from app.accounts.statements import CSV_HEADER
 from app.accounts.users import UserSort
 from app.core.alerts import Level
 from app.core.entries import EntryKind
 from app.core.ledger import GrantKind, GrantState
+from app.core.recurrence import Period
 from app.errors import (
     BELOW_FLOOR,
     GRANT_CLOSED,
     GRANT_SPENT,
     NOT_FOUND,
+    RECURRING_GRANT_OVER,
     REFERENCE_CONFLICT,
+    TOO_MANY_RECURRING_GRANTS,
 )
 from app.http.schemas import (
     PAGED,
@@ -149,11 +154,64 @@ _SETTINGS: Final = record(
 
 _USER_ID: Final[dict[str, Any]] = {"user_id": USER_ID}
 
+_RECURRING: Final = record(
+    {
+        "id": public_id("rec"),
+        "user_id": text("ada", longest=128),
+        "amount": amount("What each period gives.", "100"),
+        "kind": one_of(GrantKind),
+        "priority": whole("Lower is used first.", 50),
+        "period": one_of(Period),
+        "starts_at": instant("When the first period begins."),
+        "ends_at": or_null(instant("No period begins then or later; null: no end is set.")),
+        "count": or_null(whole("So many periods at most; null: any number.", 12, least=1)),
+        "leftover": one_of(Leftover, "What becomes of what is left when the next period begins."),
+        "rollover_cap": or_null(amount("So much rolls over at most; null: all of it.", "50")),
+        "cost_basis": or_null(amount("Money a credit.", "0.1")),
+        "metadata": any_object("Your own data, given to each grant."),
+        "state": one_of(SeriesState),
+        "given": whole("Periods that were given."),
+        "skipped": whole("Periods that passed while it was paused."),
+        "next_at": or_null(instant("When the next grant is effective; null: none comes.")),
+        "created_at": instant("When it was made."),
+    }
+)
+_RECURRING_ID: Final = {"recurring_id": public_id("rec", "The recurring grant's id.")}
+
 ACCOUNTS: Final = Described(
     schemas={
         "Grant": record(_GRANT),
         "VoidedGrant": record({**_GRANT, "voided": amount("How much was taken back now.")}),
         "GrantPage": page_of("Grant"),
+        "BulkGrants": record(
+            {
+                "dry_run": flag("Whether nothing was changed."),
+                "totals": record(
+                    {
+                        "rows": whole("Rows of the file."),
+                        "granted": whole("Grants that are new."),
+                        "repeated": whole("Grants that were there, by the same reference."),
+                        "refused": whole("Rows that came to nothing."),
+                        "amount": amount("What the new grants come to.", "1250"),
+                    }
+                ),
+                "rows": listed(
+                    record(
+                        {
+                            "line": whole("Its line in the file.", 2, least=2),
+                            "user_id": text("ada", longest=128),
+                            "reference": text("invoice-1001", longest=128),
+                            "amount": amount("What it asks for."),
+                            "outcome": one_of(Outcome),
+                            "grant_id": or_null(public_id("grt", "Null: refused, or none was made for good.")),
+                            "detail": or_null(text("reference-conflict: …", "Why it was refused.")),
+                        }
+                    )
+                ),
+            }
+        ),
+        "RecurringGrant": _RECURRING,
+        "RecurringGrantPage": page_of("RecurringGrant"),
         "Entry": _ENTRY,
         "EntryPage": page_of("Entry"),
         "Balance": _BALANCE,
@@ -199,6 +257,12 @@ ACCOUNTS: Final = Described(
             parameters=_USER_ID,
             idempotent=True,
         ),
+        "POST /v1/grants/bulk": Operation(
+            description="Grants what a CSV file says, row by row, each once by its reference: sent again, it goes on. "
+            "With `dry_run` nothing is changed.",
+            answers={200: replies("What came of each row, or would.", ref("BulkGrants"))},
+            parameters={"dry_run": one_of(("true", "false"), "Whether to tell only what would come of it.")},
+        ),
         "POST /v1/grants/{grant_id}/void": Operation(
             description="Takes back what is left of a grant, and closes it.",
             answers={200: replies("The grant.", ref("VoidedGrant"))},
@@ -213,6 +277,40 @@ ACCOUNTS: Final = Described(
             parameters=_USER_ID,
             idempotent=True,
         ),
+        "GET /v1/users/{user_id}/recurring-grants": Operation(
+            description="The user's recurring grants, newest first.",
+            answers={200: replies("A page of recurring grants.", ref("RecurringGrantPage"))},
+            problems=(NOT_FOUND,),
+            parameters={**_USER_ID, **PAGED},
+        ),
+        "POST /v1/users/{user_id}/recurring-grants": Operation(
+            description="Grants credits when each period begins.",
+            answers={201: replies("The recurring grant.", ref("RecurringGrant"))},
+            problems=(TOO_MANY_RECURRING_GRANTS,),
+            parameters=_USER_ID,
+            idempotent=True,
+            example={"amount": "100", "period": "month"},
+        ),
+        "GET /v1/recurring-grants/{recurring_id}": Operation(
+            description="A recurring grant, and when it comes next.",
+            answers={200: replies("The recurring grant.", ref("RecurringGrant"))},
+            problems=(NOT_FOUND,),
+            parameters=_RECURRING_ID,
+        ),
+        **{
+            f"POST /v1/recurring-grants/{{recurring_id}}/{verb}": Operation(
+                description=told,
+                answers={200: replies("The recurring grant.", ref("RecurringGrant"))},
+                problems=(NOT_FOUND, RECURRING_GRANT_OVER),
+                parameters=_RECURRING_ID,
+                idempotent=True,
+            )
+            for verb, told in {
+                "pause": "Periods that begin while it is paused give nothing.",
+                "resume": "Goes on with the next period that begins.",
+                "cancel": "Nothing more is given; what was given stays.",
+            }.items()
+        },
         "GET /v1/users": Operation(
             description="Users whose id begins so, whatever its case, in the order that is asked for.",
             answers={200: replies("A page of users.", ref("UserPage"))},

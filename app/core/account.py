@@ -74,7 +74,7 @@ class Account:
         self._terms = dict(terms)
         self._debts = list(debts)
         self._credit_reserved = credit_reserved
-        self._post_due()
+        self.post_due()
 
     @property
     def available(self) -> MicroCredits:
@@ -100,7 +100,8 @@ class Account:
         if grant.effective_at <= self._now:
             self._activate(grant.id)
 
-    def _post_due(self) -> None:
+    def post_due(self) -> None:
+        """Post what time has brought by now: what is effective becomes so, what has expired is taken."""
         due: list[tuple[Instant, int, UUID]] = []
         for grant in self.grants.values():
             if grant.state is GrantState.SCHEDULED and grant.effective_at <= self._now:
@@ -265,6 +266,13 @@ class Account:
     def drawn_now(self, amount: MicroCredits) -> Draw:
         """Where a debit of ``amount`` that nothing was held for would come from: what is available, and no more."""
         return draw(amount, (), list(self.grants.values()), self._credit_room)
+
+    def drawn_first(self, grant_id: UUID, amount: MicroCredits) -> Draw:
+        """As :meth:`drawn_now`, from that grant before any other."""
+        grant = self.grants.get(grant_id)
+        first = () if grant is None else (Line(grant_id, grant.unheld),)
+        others = [other for other in self.grants.values() if other.id != grant_id]
+        return draw(amount, first, others, self._credit_room)
 
     @property
     def _credit_room(self) -> MicroCredits:

@@ -63,6 +63,30 @@ def adjust_down(
     return MicroCredits(0)
 
 
+def take_back(
+    account: Account, grant_id: UUID, amount: MicroCredits, *, cause: str, reason: str, reference: str | None
+) -> None:
+    """Take ``amount`` (> 0) whose payment went back: from its own grant first, then as :func:`adjust_down`, below the
+    floor if it must be.
+
+    The grant stays open: what running sessions hold of it is theirs to use, and it was taken from elsewhere; what a
+    session gets back later returns to it, as that was not what was paid back.
+    """
+    drawn = account.drawn_first(grant_id, amount)
+    account.post_debit(
+        _with_credit(drawn),
+        EntryDraft(
+            kind=EntryKind.ADJUSTMENT,
+            natural_key=f"{BELOW_FLOOR if drawn.leakage else 'adjust'}:{cause}",
+            amount=MicroCredits(-amount),
+            postings=(),
+            reason=reason,
+            reference=reference,
+        ),
+        ADJUSTED,
+    )
+
+
 def _with_credit(drawn: Draw) -> list[Line]:
     """The lines, with what nothing could pay drawn on credit all the same."""
     lines = [line for line in drawn.lines if line.grant_id is not None]

@@ -13,6 +13,7 @@ _ALPHABET: Final = "0123456789abcdefghjkmnpqrstvwxyz"
 _VALUES: Final = {character: value for value, character in enumerate(_ALPHABET)}
 _UUID_BYTES: Final = 16
 _ACCOUNT_DOMAIN: Final = b"talktime/account/v1\x00"
+_PAYMENT_DOMAIN: Final = b"talktime/payment/v1\x00"
 
 
 class Kind(StrEnum):
@@ -27,6 +28,8 @@ class Kind(StrEnum):
     AUDIT = "aud"
     SIMULATION = "sim"
     ENDPOINT = "ep"
+    PAYMENT = "pay"
+    RECURRING_GRANT = "rec"
 
 
 class AccountThing(NamedTuple):
@@ -43,6 +46,12 @@ NIL_ACCOUNT: Final = UUID(int=0)
 def account_id_of(user_id: str) -> UUID:
     """The account of a user: the first 128 bits of a hash, so that each user has one without any look-up."""
     digest = hashlib.sha256(_ACCOUNT_DOMAIN + user_id.encode("utf-8")).digest()
+    return UUID(bytes=digest[:_UUID_BYTES])
+
+
+def payment_id_of(reference: str) -> UUID:
+    """The id of a payment: the first 128 bits of a hash of what it is called where it was made."""
+    digest = hashlib.sha256(_PAYMENT_DOMAIN + reference.encode("utf-8")).digest()
     return UUID(bytes=digest[:_UUID_BYTES])
 
 

@@ -545,6 +545,101 @@ delivery_attempts = _distributed(
     _of_account("event_id", "endpoint_id", table="deliveries"),
 )
 
+payments = _distributed(
+    "payments",
+    ("id",),
+    _col("id", Uuid),
+    _col("reference", Text),
+    _col("state", Text),
+    _col("attention", Text, nullable=True),
+    _col("user_id", Text, nullable=True),
+    _col("user_account", Uuid, nullable=True),
+    _col("grant_id", Uuid, nullable=True),
+    _col("credits", BigInteger, nullable=True),
+    _col("amount", BigInteger, nullable=True),
+    _col("currency", Text, nullable=True),
+    _col("charged", BigInteger),
+    _col("refunded", BigInteger),
+    _col("disputes", JSONB),
+    _col("taken", BigInteger),
+    _col("moves", Integer),
+    _col("created_at", InstantType),
+    _col("changed_at", InstantType),
+)
+"""Of the nil account: whose a payment is, is known only once somebody has said so."""
+Index("payments_created_at_idx", payments.c.created_at, payments.c.id)
+Index(
+    "payments_attention_idx",
+    payments.c.created_at,
+    payments.c.id,
+    postgresql_where=payments.c.attention.is_not(None),
+)
+Index(
+    "payments_user_idx",
+    payments.c.user_account,
+    payments.c.created_at,
+    payments.c.id,
+    postgresql_where=payments.c.user_account.is_not(None),
+)
+
+payment_events = _distributed(
+    "payment_events",
+    ("id",),
+    _col("id", Text),
+    _col("payment_id", Uuid),
+    _col("type", Text),
+    _col("created_at", InstantType),
+    _col("received_at", InstantType),
+    _of_account("payment_id", table="payments"),
+    append_only=True,
+)
+Index("payment_events_payment_idx", payment_events.c.payment_id, payment_events.c.received_at)
+
+recurring_grants = _distributed(
+    "recurring_grants",
+    ("id",),
+    _col("id", Uuid),
+    _col("amount", BigInteger),
+    _col("kind", Text),
+    _col("priority", SmallInteger),
+    _col("cost_basis", BigInteger, nullable=True),
+    _col("metadata", JSONB),
+    _col("period", Text),
+    _col("starts_at", InstantType),
+    _col("ends_at", InstantType, nullable=True),
+    _col("periods", Integer, nullable=True),
+    _col("leftover", Text),
+    _col("rollover_cap", BigInteger, nullable=True),
+    _col("state", Text),
+    _col("next_n", Integer),
+    _col("skipped", Integer),
+    _col("due_at", InstantType, nullable=True),
+    _col("created_at", InstantType),
+    _col("changed_at", InstantType),
+    _of_account(table="accounts"),
+)
+Index(
+    "recurring_grants_due_idx",
+    recurring_grants.c.due_at,
+    recurring_grants.c.account_id,
+    recurring_grants.c.id,
+    postgresql_where=recurring_grants.c.due_at.is_not(None),
+)
+
+recurring_periods = _distributed(
+    "recurring_periods",
+    ("recurring_id", "n"),
+    _col("recurring_id", Uuid),
+    _col("n", Integer),
+    _col("starts_at", InstantType),
+    _col("amount", BigInteger),
+    _col("grant_id", Uuid, nullable=True),
+    _col("posted_at", InstantType),
+    _of_account("recurring_id", table="recurring_grants"),
+    _of_account("grant_id", table="grants"),
+    append_only=True,
+)
+
 audit_log = _distributed(
     "audit_log",
     ("id",),

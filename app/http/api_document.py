@@ -40,6 +40,7 @@ from app.errors import (
 from app.http.access import declared
 from app.http.answers import PROBLEM_TYPES
 from app.http.schemas import (
+    CSV,
     JSON,
     PROBLEM_JSON,
     Described,
@@ -72,6 +73,8 @@ _TAGS: Final = {
     "sessions": "Starting sessions, and what became of them.",
     "corrections": "Giving back, rating again, deciding reviews, and adjusting by hand.",
     "users": "Balances, statements, grants and settings of users.",
+    "recurring grants": "Grants that come again each period.",
+    "payments": "Payments that become grants.",
     "settings": "What is set for all users.",
     "finance": "The books of a period.",
     "pricing": "Rate cards, and what evidence would cost.",
@@ -272,6 +275,8 @@ def _parameters(call: str, described: Operation, known: Mapping[str, Any]) -> li
 
 
 def _request_body(body: Mapping[str, Any], described: Operation) -> dict[str, Any]:
+    if CSV in body["content"]:
+        return {"required": True, "content": {CSV: _with_example(body["content"][CSV]["schema"], {})}}
     schema = _as_clients_write(body["content"][JSON]["schema"])
     example = example_of(schema, {}) if described.example is None else described.example
     return {"required": True, "content": {JSON: {"schema": schema, "example": example}}}

@@ -4,7 +4,7 @@ import json
 import re
 from functools import cache
 from tempfile import SpooledTemporaryFile
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 from urllib.parse import unquote
 
 from fastapi import Path
@@ -26,16 +26,30 @@ _JSON_TYPE: Final = re.compile(r"application/(json|[a-z0-9!#$&^_.+-]+\+json|x-ww
 """The type of a form is what widespread clients claim of any body unless they are told otherwise."""
 
 
-def _check_type(request: Request) -> None:
-    """415 for a body that is said to be something else than JSON. One whose type is not told is taken for JSON."""
+class BodyKind(NamedTuple):
+    """Which types of bodies a call takes, and what it says to others."""
+
+    types: re.Pattern[str]
+    advice: str
+
+
+JSON_BODY: Final = BodyKind(_JSON_TYPE, "send JSON, with the header Content-Type: application/json")
+CSV_BODY: Final = BodyKind(
+    re.compile(r"text/csv|application/x-www-form-urlencoded", re.IGNORECASE),
+    "send CSV, with the header Content-Type: text/csv",
+)
+
+
+def _check_type(request: Request, types: BodyKind) -> None:
+    """415 for a body that is said to be something else. One whose type is not told is taken for what it must be."""
     told = request.headers.get("content-type", "").partition(";")[0].strip()
-    if told and not _JSON_TYPE.fullmatch(told):
-        raise Problem(UNSUPPORTED_MEDIA_TYPE, "send JSON, with the header Content-Type: application/json")
+    if told and not types.types.fullmatch(told):
+        raise Problem(UNSUPPORTED_MEDIA_TYPE, types.advice)
 
 
-async def read_bounded(request: Request, limit: int = MAX_BODY) -> bytes:
-    """The body, refused with 413 as soon as it exceeds ``limit`` bytes, or claims to; 415 if it is not to be JSON."""
-    _check_type(request)
+async def read_bounded(request: Request, limit: int = MAX_BODY, *, types: BodyKind = JSON_BODY) -> bytes:
+    """The body, refused with 413 as soon as it exceeds ``limit`` bytes, or claims to; 415 if it is of another type."""
+    _check_type(request, types)
     claimed = request.headers.get("content-length", "")
     if claimed.isdecimal() and len(claimed) < _MOST_DIGITS and int(claimed) > limit:
         raise _too_large(limit)

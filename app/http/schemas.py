@@ -17,6 +17,7 @@ from app.http.csv_answers import csv_lines
 Schema = dict[str, Any]
 
 JSON: Final = "application/json"
+CSV: Final = "text/csv"
 PROBLEM_JSON: Final = "application/problem+json"
 BINARY: Final = "application/octet-stream"
 
@@ -34,7 +35,7 @@ def text(example: str, description: str = "", *, longest: int | None = None) -> 
 
 def public_id(kind: str, description: str = "") -> Schema:
     """An id with its kind in front; those that carry their account have 52 characters, the others 26."""
-    length = 26 if kind in {"rc", "key", "sim", "ep"} else 52
+    length = 26 if kind in {"rc", "key", "sim", "ep", "pay"} else 52
     schema = {"type": "string", "pattern": f"^{kind}_[0-9a-z]{{{length}}}$", "examples": [f"{kind}_{'0' * length}"]}
     return described(schema, description) if description else schema
 
@@ -127,7 +128,7 @@ def replies(description: str, schema: Schema, **other: Schema) -> Reply:
     return Reply(description=description, content=content)
 
 
-_OTHER_FORMS: Final = {"csv": "text/csv", "svg": "image/svg+xml"}
+_OTHER_FORMS: Final = {"csv": CSV, "svg": "image/svg+xml"}
 
 
 def csv_of(header: Sequence[str], row: Mapping[str, str]) -> Schema:

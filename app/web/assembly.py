@@ -27,6 +27,7 @@ from app.web.assets import Assets
 from app.web.endpoints import EndpointPages, endpoint_actions
 from app.web.events import EventPages
 from app.web.overview import Overview
+from app.web.payments import PaymentPages, Resolve
 from app.web.portal import Portal
 from app.web.rate_cards import Publish, RateCardPages
 from app.web.rendering import Renderer
@@ -129,6 +130,7 @@ def _site(parts: Parts, renderer: Renderer, assets: Assets) -> Site:
             reconciler=parts.reconciler,
             endings=parts.endings,
         ),
+        PaymentPages(database=database),
         EventPages(database=database),
         AccessPages(database=database),
         SystemPages(database=database, settings=settings, faults=parts.faults),
@@ -158,6 +160,7 @@ def _account_actions(parts: Parts) -> tuple[Action[Any], ...]:
         Alerts(ledger, shortest),
         PortalLink(ledger, parts.user_tokens, parts.settings.public_url),
         Token(ledger, parts.user_tokens),
+        Resolve(ledger),
     )
 
 

@@ -11,6 +11,7 @@ from app.accounts.balances import balance_document
 from app.accounts.curve import Point, balance_curve
 from app.accounts.grants import grants_page, unspent_grants
 from app.accounts.limits import find_user
+from app.accounts.recurring import MAX_RECURRING, recurring_page
 from app.accounts.statements import CSV_HEADER, EntryFilter, entry_filter, statement_page, statement_rows
 from app.accounts.users import UserSort, user_sort, users_page
 from app.core.entries import EntryKind
@@ -84,6 +85,7 @@ class UserPages:
             balance = await balance_document(transaction, user_id, visit.now, self.longest, self.ledger.keys)
             unspent, more = await unspent_grants(transaction, user_id, BARS)
             statement = await statement_page(transaction, user_id, EntryFilter(), limit=SHOWN_AT_ONCE, cursor=None)
+            recurring = await recurring_page(transaction, user_id, limit=MAX_RECURRING, cursor=None)
             sessions = await sessions_page(
                 transaction,
                 limit=SHOWN_AT_ONCE,
@@ -102,6 +104,7 @@ class UserPages:
             unspent=unspent,
             more_grants=more,
             entries=statement,
+            recurring=[] if recurring is None else recurring["data"],
             sessions=sessions,
             curve=_told(curve),
             period=period,

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.anyio
 
 API = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 OPEN = {"GET /healthz", "HEAD /healthz", "GET /readyz", "HEAD /readyz", "GET /openapi.json", "GET /docs"}
+OPEN |= {"POST /webhooks/stripe"}  # to whoever signs with a secret that is set
 ONE_SESSION = re.compile(r"\{session_id\}")
 
 
@@ -60,6 +61,8 @@ class Stage:
         self.places["sha256"] = "0" * 64
         self.places["simulation_id"] = "sim_" + "0" * 26
         self.places["endpoint_id"] = "ep_" + "0" * 26
+        self.places["payment_id"] = "pay_" + "0" * 26
+        self.places["recurring_id"] = "rec_" + "0" * 52
         self.places["event_id"] = "evt_" + "0" * 52
         self.keys: dict[str, str] = {}
 

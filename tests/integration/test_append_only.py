@@ -46,6 +46,14 @@ insert into events values ('00000000-0000-0000-0000-000000000001', '00000000-000
 insert into audit_log (account_id, id, actor, action, target, at)
     values ('00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-000000000006', 'a', 'b', 'c', now());
 insert into limit_changes values ('00000000-0000-0000-0000-000000000001', 1, 5, 'r', now(), 'k', 'm');
+insert into payments values ('00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-000000000007', 'r', 'waiting', null,
+    null, null, null, null, null, null, 0, 0, '{}', 0, 0, now(), now());
+insert into payment_events values ('00000000-0000-0000-0000-000000000001', 'evt_1', '00000000-0000-0000-0000-000000000007', 't', now(),
+    now());
+insert into recurring_grants values ('00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-000000000008', 1, 'paid', 50,
+    null, '{}', 'day', now(), null, null, 'expiry', null, 'active', 1, 0, now(), now(), now());
+insert into recurring_periods values ('00000000-0000-0000-0000-000000000001', '00000000-0000-0000-0000-000000000008', 0, now(), 0, null,
+    now());
 """
 
 

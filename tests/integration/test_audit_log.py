@@ -7,10 +7,12 @@ import httpx
 import psycopg
 import pytest
 
+from app.core.ids import Kind, payment_id_of, reference_id
 from app.http.access import declared
 from tests.support.postgres import WorkerDatabases, ask
 from tests.support.problems import pointers, problem
 from tests.support.scripted_provider import ProviderHost
+from tests.support.stripe import paid
 from tests.support.unchanged import contents
 from tests.support.world import World, world
 
@@ -100,6 +102,29 @@ async def revoked(talktime: World, _user: str) -> httpx.Response:
     return await talktime.client.delete(f"/v1/api-keys/{key['id']}")
 
 
+async def from_a_file(talktime: World, user: str) -> httpx.Response:
+    body = f"user_id,amount,reference\n{user},5,r-1\n"
+    return await talktime.client.post("/v1/grants/bulk", content=body, headers={"Content-Type": "text/csv"})
+
+
+def on_recurring(verb: str) -> Change:
+    async def change(talktime: World, user: str) -> httpx.Response:
+        body = {"amount": "5", "period": "month"}
+        made = (await talktime.client.post(f"/v1/users/{user}/recurring-grants", json=body)).json()
+        if verb == "resume":
+            await talktime.client.post(f"/v1/recurring-grants/{made['id']}/pause", json=WHY)
+        return await talktime.client.post(f"/v1/recurring-grants/{made['id']}/{verb}", json=WHY)
+
+    return change
+
+
+async def resolved(talktime: World, _user: str) -> httpx.Response:
+    """A payment of which nobody knows whose it is."""
+    bought = await paid(talktime, None, 10)
+    payment = reference_id(Kind.PAYMENT, payment_id_of(bought.reference))
+    return await talktime.client.post(f"/v1/payments/{payment}/resolve", json={"action": "dismiss", **WHY})
+
+
 CHEAP = {"rates": {"user": "1", "agent": "1", "silence": "1"}}
 
 
@@ -158,12 +183,20 @@ CHANGES: dict[tuple[str, str], Change] = {
     ("POST /v1/sessions/{session_id}/review", "session.write_off"): on_session(
         in_review, "review", action="write_off", **WHY
     ),
+    ("POST /v1/grants/bulk", "grant.create"): from_a_file,
     ("POST /v1/users/{user_id}/grants", "grant.create"): on_user("POST", "/grants", amount="5"),
     ("POST /v1/users/{user_id}/adjustments", "account.adjust"): on_user("POST", "/adjustments", amount="5", **WHY),
     ("PATCH /v1/users/{user_id}", "user.change"): on_user("PATCH", "", credit_limit="7", **WHY),
     ("POST /v1/users/{user_id}/tokens", "user_token.create"): on_user("POST", "/tokens", ttl_s=60),
     ("POST /v1/users/{user_id}/portal-links", "portal_link.create"): on_user("POST", "/portal-links", ttl_s=60),
     ("POST /v1/grants/{grant_id}/void", "grant.void"): voided,
+    ("POST /v1/users/{user_id}/recurring-grants", "recurring_grant.create"): on_user(
+        "POST", "/recurring-grants", amount="5", period="day"
+    ),
+    ("POST /v1/recurring-grants/{recurring_id}/pause", "recurring_grant.pause"): on_recurring("pause"),
+    ("POST /v1/recurring-grants/{recurring_id}/resume", "recurring_grant.resume"): on_recurring("resume"),
+    ("POST /v1/recurring-grants/{recurring_id}/cancel", "recurring_grant.cancel"): on_recurring("cancel"),
+    ("POST /v1/payments/{payment_id}/resolve", "payment.resolve"): resolved,
     ("PATCH /v1/settings", "settings.change"): plain("PATCH", "/v1/settings", starts_stopped=False, **WHY),
     ("POST /v1/rate-cards", "rate_card.publish"): plain("POST", "/v1/rate-cards", name="audited", **CHEAP),
     ("POST /v1/rate-cards/simulations", "rate_card.simulate"): plain(
@@ -181,13 +214,15 @@ CHANGES: dict[tuple[str, str], Change] = {
 CREATIONS = {
     "session.start", "session.adopt", "grant.create", "user_token.create", "portal_link.create",
     "rate_card.publish", "api_key.create", "rate_card.simulate", "webhook_endpoint.create", "webhook_endpoint.rotate",
+    "recurring_grant.create",
     "webhook_endpoint.test", "webhook_endpoint.retry", "webhook_endpoint.replay", "event.redeliver",
 }  # fmt: skip
 """Before these there was nothing."""
 
 REASONED = {
     "session.refund", "session.rerate", "session.settle", "session.write_off", "account.adjust", "user.change",
-    "grant.void", "settings.change",
+    "grant.void", "settings.change", "recurring_grant.pause", "recurring_grant.resume", "recurring_grant.cancel",
+    "payment.resolve",
 }  # fmt: skip
 
 

@@ -139,6 +139,8 @@ async def calls(talktime: World) -> list[tuple[str, str, Any]]:
         "simulation_id": "sim_" + "0" * 26,
         "endpoint_id": "ep_" + "0" * 26,
         "event_id": "evt_" + "0" * 52,
+        "payment_id": "pay_" + "0" * 26,
+        "recurring_id": "rec_" + "0" * 52,
     }
     found = []
     for path, methods in talktime.service.api_document["paths"].items():

@@ -29,11 +29,14 @@ async def operations(talktime: World) -> list[tuple[str, str, dict[str, Any], di
     session = await talktime.start(user)
     ids = {"user_id": user, "grant_id": grant["id"], "session_id": session["id"]}
     ids["endpoint_id"] = await talktime.endpoint()
+    ids["payment_id"], ids["recurring_id"] = "pay_" + "0" * 26, "rec_" + "0" * 52
     ids["event_id"] = (await talktime.get(f"/v1/events?user_id={user}&limit=1"))["data"][0]["id"]
     found = []
     for path, methods in (await talktime.get("/openapi.json"))["paths"].items():
         for method, operation in methods.items():
             if "requestBody" in operation and not path.startswith("/webhooks/"):
+                if "text/csv" in operation["requestBody"]["content"]:
+                    continue  # its own odd bodies are in test_bulk.py
                 content = operation["requestBody"]["content"]["application/json"]
                 found.append((method.upper(), path.format(**ids), content["example"], content["schema"]))
     assert len(found) >= 12

@@ -7,6 +7,7 @@ from uuid import uuid4
 import pytest
 
 from tests.support.postgres import tell
+from tests.support.stripe import paid
 from tests.support.world import World
 
 pytestmark = pytest.mark.anyio
@@ -289,11 +290,41 @@ async def test_events_and_deliveries_come_newest_first_each_once_whatever_comes_
         await talktime.client.delete(f"/v1/webhook-endpoints/{endpoint_id}")
 
 
+async def test_payments_and_recurring_grants_come_newest_first(talktime: World) -> None:
+    user = talktime.user()
+
+    async def another() -> None:
+        talktime.clock.advance(1)
+        await paid(talktime, user, 10)
+        body = {"amount": "1", "period": "year"}
+        made = await talktime.client.post(f"/v1/users/{user}/recurring-grants", json=body)
+        assert made.status_code == 201
+
+    for _ in range(4):
+        await another()
+    for path in (f"/v1/payments?user_id={user}", f"/v1/users/{user}/recurring-grants", "/v1/payments"):
+        before = [row["id"] for row in await walk(talktime, path, 500)]
+        assert len(before) >= 4, path
+        left = iter(range(2))
+
+        async def a_few(left: Iterator[int] = left) -> None:
+            if next(left, None) is not None:
+                await another()
+
+        assert [row["id"] for row in await walk(talktime, path, 2, a_few)] == before, path
+    for needs in ("true", "false"):
+        await paid(talktime, None, 10)
+        rows = await walk(talktime, f"/v1/payments?needs_attention={needs}", 500)
+        assert rows
+        assert all((row["attention"] is not None) == (needs == "true") for row in rows)
+
+
 WALKED = {
     "/v1/sessions", "/v1/users/{user_id}/entries", "/v1/users/{user_id}/grants", "/v1/rate-cards",
     "/v1/sessions/{session_id}/heartbeats", "/v1/sessions/{session_id}/snapshots", "/v1/sessions/{session_id}/pulls",
     "/v1/api-keys", "/v1/audit-log", "/v1/users", "/v1/rate-cards/simulations", "/v1/events", "/v1/webhook-endpoints",
     "/v1/webhook-endpoints/{endpoint_id}/deliveries", "/v1/events/{event_id}/deliveries", "/v1/dead-letters",
+    "/v1/payments", "/v1/users/{user_id}/recurring-grants",
 }  # fmt: skip
 """Lists that a test of this module walks through while rows come in."""
 

@@ -31,9 +31,10 @@ from tests.support.corrections import adjust, refund, rerate, set_credit_limit, 
 from tests.support.invariants import LEDGER_KEYS, findings
 from tests.support.postgres import WorkerDatabases, ask, tell
 from tests.support.scripted_provider import ProviderHost, ScriptedProvider
+from tests.support.stripe import paid
 from tests.support.world import World, world
 
-USERS = ("spender", "debtor", "talker", "waster", "mended", "late", "sunk")
+USERS = ("spender", "debtor", "talker", "waster", "mended", "late", "sunk", "payer")
 APPEND_ONLY = (
     "charges", "entries", "events", "funding", "hold_changes", "limit_changes", "postings", "session_steps", "snapshots",
 )  # fmt: skip
@@ -68,6 +69,10 @@ async def tell_story(urls: DatabaseUrls, provider: ScriptedProvider) -> None:
         await talktime.grant("debtor", "10")
         await talktime.grant("waster", "9")
         await talktime.start("talker", time_limit_s=40)
+        await paid(talktime, "payer", 1000, refunded=300)
+        body = {"amount": "5", "period": "day", "leftover": "rollover"}
+        made = await talktime.client.post("/v1/users/payer/recurring-grants", json=body)
+        assert made.status_code == 201
 
 
 async def mend(talktime: World, session: dict[str, Any]) -> None:
@@ -188,6 +193,12 @@ TAMPERINGS = [
     ("booking time", f"update entries set created_at = created_at - interval '1 year' where {LAST}",
      "entry-time account-head entry-chain"),
     ("natural key", f"update entries set natural_key = 'settle:again' where {CHARGE}", "entry-kind entry-chain"),
+    ("credits of a payment", "update payments set credits = credits + 1", "payment-grant"),
+    ("what was taken of a payment", "update payments set taken = taken + 1", "payment-taken"),
+    ("a payment's steps", "update payments set moves = moves + 1", "payment-taken"),
+    ("a period that was never given", "update recurring_grants set next_n = next_n + 1", "recurring-period"),
+    ("a period of another grant", "update grants set reference = reference || '7' where starts_with(reference, 'recurring')",
+     "recurring-period"),
     ("head", "update accounts set head_mac = 'x' where account_id = $waster", "account-head"),
     ("middle entry deleted", "delete from entries where account_id = $waster and seq = 2",
      "entry-seq entry-balance grant-spent entry-chain"),

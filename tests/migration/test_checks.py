@@ -23,6 +23,8 @@ insert into hold_lines values ({A}, {S}, 0, {E}, 10);
 insert into events values ({A}, {E}, 1, 'grant.created', '{{}}', now());
 insert into endpoints values ({E}, 'https://a.example', null, '{{}}', '', 'active', now());
 insert into deliveries values ({A}, {E}, {E}, 'waiting', 0, now(), null, null, now());
+insert into payments values ({A}, {E}, 'stripe:pi_1', 'granted', null, 'u', {A}, {E}, 10, 100, 'usd', 100, 50, '{{}}', 5, 1, now(), now());
+insert into recurring_grants values ({A}, {E}, 10, 'paid', 50, null, '{{}}', 'day', now(), null, 2, 'rollover', 5, 'active', 1, 0, now(), now(), now());
 insert into idempotency values ({A}, 'k', 'r', 'pending', null, null, null, null, now(), now());
 """
 
@@ -100,6 +102,32 @@ CASES = [
     ("deliveries_state_check", "update deliveries set state = 'lost', due_at = null"),
     ("deliveries_due_check", "update deliveries set state = 'delivered'"),
     ("deliveries_due_check", "update deliveries set due_at = null"),
+    ("payments_state_check", "update payments set state = 'gone', grant_id = null"),
+    ("payments_granted_check", "update payments set state = 'waiting'"),
+    ("payments_granted_check", "update payments set grant_id = null"),
+    ("payments_grant_check", "update payments set user_account = null"),
+    ("payments_grant_check", "update payments set credits = 0, taken = 0"),
+    ("payments_amount_check", "update payments set amount = 0"),
+    ("payments_amount_check", "update payments set currency = 'USD'"),
+    ("payments_refunded_check", "update payments set refunded = 101"),
+    ("payments_refunded_check", "update payments set refunded = -1"),
+    ("payments_taken_check", "update payments set taken = 11"),
+    ("payments_taken_check", "update payments set taken = -1"),
+    ("payments_taken_check", "update payments set moves = -1"),
+    ("recurring_grants_amount_check", "update recurring_grants set amount = 0"),
+    ("recurring_grants_period_check", "update recurring_grants set period = 'hour'"),
+    ("recurring_grants_periods_check", "update recurring_grants set periods = 0"),
+    ("recurring_grants_leftover_check", "update recurring_grants set leftover = 'gift'"),
+    ("recurring_grants_leftover_check", "update recurring_grants set leftover = 'expiry'"),
+    ("recurring_grants_leftover_check", "update recurring_grants set rollover_cap = -1"),
+    ("recurring_grants_state_check", "update recurring_grants set state = 'gone', due_at = null"),
+    ("recurring_grants_due_check", "update recurring_grants set due_at = null"),
+    ("recurring_grants_due_check", "update recurring_grants set state = 'paused'"),
+    ("recurring_grants_next_n_check", "update recurring_grants set skipped = 2"),
+    ("recurring_grants_next_n_check", "update recurring_grants set skipped = -1"),
+    ("recurring_periods_amount_check", f"insert into recurring_periods values ({A}, {E}, -1, now(), 0, null, now())"),
+    ("recurring_periods_amount_check", f"insert into recurring_periods values ({A}, {E}, 0, now(), 0, {E}, now())"),
+    ("recurring_periods_amount_check", f"insert into recurring_periods values ({A}, {E}, 0, now(), 1, null, now())"),
     ("simulations_state_check", f"insert into simulations values ({A}, 'paused', '{{}}', null, 0, now())"),
 ]  # fmt: skip
 

@@ -24,6 +24,7 @@ from tests.simulation.plan import CARDS
 from tests.simulation.processes import Answer
 from tests.simulation.provider import LATE, Call, Provider, Pulled
 from tests.simulation.statements import Traps
+from tests.simulation.top_ups import TopUps
 
 SLACK: Final = 20_000_000
 """µs by which a message is at most under way, when no fault makes it late."""
@@ -184,6 +185,7 @@ class Auditor:
         """Scenarios that the customer was to start."""
         self.down: list[tuple[int, int]] = []
         """From when to when the database could not be reached."""
+        self.top_ups: TopUps | None = None
         self._reasons: Counter[str] = Counter()
 
     def fail(self, kind: str, detail: str) -> None:
@@ -275,6 +277,15 @@ class Auditor:
         if row["fresh"]:
             return 0
         return NEVER if row["at"] is None else _us(row["at"])
+
+    def next_period(self) -> int:
+        """When a recurring grant is due next; :data:`NEVER` if none is."""
+        row = self._rows("select min(due_at) as at from recurring_grants")[0]
+        return NEVER if row["at"] is None else _us(row["at"])
+
+    def check_periods(self, *, missed: bool) -> None:
+        if self.top_ups is not None:
+            self.top_ups.check_periods(self._rows, missed=missed)
 
     def events(self) -> dict[str, int]:
         """When each event was written, by its id."""
@@ -654,6 +665,12 @@ class Auditor:
             if row is None or row["amount"] != _micros(one.asked["amount"]):
                 self.fail("an acknowledged grant is lost", str(one.answer))
         given = {one.answer["id"] for one in done["grant"]}
+        top_ups = self.top_ups
+        if top_ups is not None:
+            given |= {grant for grant, row in grants.items() if top_ups.known(row["reference"])}
+            top_ups.check_payments(self._rows)
+            # What these adjusted has been judged.
+            entries = [entry for entry in entries if ":payment:" not in entry["natural_key"]]
         for entry in entries:
             grant = None if entry["grant_id"] is None else _public(Kind.GRANT, entry | {"id": entry["grant_id"]})
             if entry["kind"] == "grant" and grant not in given:

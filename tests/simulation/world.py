@@ -33,6 +33,9 @@ from tests.simulation.plan import CARDS, USERS, Event, Plan, conversation_of
 from tests.simulation.processes import ADMIN_KEY, PUBLIC_URL, Answer, Process
 from tests.simulation.provider import BASE, SAFE, WRONG_CLOCK, Beat, Call, Provider
 from tests.simulation.statements import Traps
+from tests.simulation.top_ups import PATH as STRIPE
+from tests.simulation.top_ups import PAYER, TopUps, ambush_of, deals_of, pays
+from tests.simulation.top_ups import settings as top_up_settings
 
 ORIGIN: Final = parse_instant("2025-03-01T12:00:00Z")
 """So long ago that the database's own clock calls all of a world old: it drops no heartbeats of the last week."""
@@ -128,6 +131,7 @@ def world_settings() -> Settings:
         rerate_window_s="3600",
         tick_retention_days="7",
         provider_max_rps=2,
+        **top_up_settings(),
     )
 
 
@@ -170,6 +174,21 @@ class World:
         self.auditor = Auditor(auditors, self.provider, self.clock, self.traps, SKEW)
         self.requests: list[Request] = []
         self.endpoints = Endpoints(plan.seed, self.clock, self.auditor.fail, lambda: self.dice.active, self.seen)
+        self.top_ups: TopUps | None = None
+        if pays(plan.seed):
+            self.top_ups = self.auditor.top_ups = TopUps(
+                plan.seed,
+                self.clock,
+                self.auditor.fail,
+                lambda: self.dice.active,
+                self.seen,
+                self._pick,
+                self._send_payment,
+                self.say,
+                deals_of(plan.seed),
+            )
+            self.auditor.may_be_below.add(PAYER)
+        self._paying: list[asyncio.Task[Any]] = []
         self._lives = 0
         self._processes: list[Process | None] = [None] * plan.processes
         self._actors: set[asyncio.Task[Any]] = set()
@@ -280,6 +299,8 @@ class World:
                 self._spawn(self._round(process, "due", process.service.post_due))
             if session_due_at <= self.clock.now() + SKEW:
                 self._spawn(self._round(process, "reconcile", process.service.reconciler.run_due))
+            if self.top_ups is not None and self.auditor.next_period() <= self.clock.now() + SKEW:
+                self._spawn(self._round(process, "recurring", process.service.post_recurring))
 
     async def _listen(self) -> None:
         """Somebody makes two endpoints; from then on processes deliver."""
@@ -292,6 +313,35 @@ class World:
         self.endpoints.made_at = self.clock.now()
         for place in range(self.plan.processes):
             self._spawn(self._tell(place))
+
+    async def _top_up(self, top_ups: TopUps) -> None:
+        """Somebody pays now and then, spends some of it, and gets a little more each day."""
+        ambush = ambush_of(self.plan.seed)
+        if ambush is not None:
+            self.traps.arm(*ambush)
+        self._paying = [self._spawn(top_ups.pay(deal, self._spawn)) for deal in top_ups.deals]
+        drawn = rng(self.plan.seed, "top-ups")
+        path = f"/v1/users/{_segment(PAYER)}"
+        starts_at = Instant(self.clock.now() + drawn.choice([30, 100, 400]) * US_PER_S)
+        body = {"amount": "7.5", "period": "day", "starts_at": format_instant(starts_at)}
+        body |= drawn.choice([{}, {"leftover": "rollover"}])
+        made = await self.ask(Request("recurring", "POST", f"{path}/recurring-grants", body, PAYER, "recurring"))
+        if made is not None and made.status == 201:
+            top_ups.series = made.json()
+        for n in range(3):
+            await asyncio.sleep(drawn.uniform(20, 150))
+            body = {"amount": str(-drawn.choice([5, 20, 90])), "reason": "a test"}
+            await self.ask(Request("adjust", "POST", f"{path}/adjustments", body, PAYER, f"spent{n}"))
+
+    async def _send_payment(self, process: Process, body: bytes, headers: dict[str, str]) -> Answer | None:
+        self._sent += 1
+        self._on_the_way += 1
+        try:
+            answer = await process.call("stripe", "POST", STRIPE, body, headers)
+        finally:
+            self._on_the_way -= 1
+        self.check("stripe")
+        return answer
 
     async def _tell(self, place: int) -> None:
         """The alarm of one process that dispatches and delivers, soon after something is due."""
@@ -884,6 +934,8 @@ class World:
             self._spawn(self._work(place))
         if listens(self.plan.seed):
             self._spawn(self._listen())
+        if self.top_ups is not None:
+            self._spawn(self._top_up(self.top_ups))
         story = self._spawn(self._story())
         try:
             await asyncio.wait({story, self._broken}, return_when=asyncio.FIRST_COMPLETED)
@@ -903,6 +955,7 @@ class World:
                 await self._happen(event)
         self.traps.disarm()
         await self._heal("the corrections", late=True)
+        await asyncio.gather(*self._paying)
         await self._until_told()
         await self._final()
 
@@ -961,6 +1014,7 @@ class World:
             return answer
 
         await self.auditor.audit(read)
+        self.auditor.check_periods(missed=False)
         await self._replay(process)
         self.seen.update(self.auditor.branches())
         if self.plan.month_later:
@@ -983,6 +1037,9 @@ class World:
         self._resting = True
         await asyncio.sleep(31 * 86_400)
         await process.run("purge", process.service.purge)
+        if self.top_ups is not None:
+            await process.run("recurring", process.service.post_recurring)
+            self.auditor.check_periods(missed=True)
         before = self.auditor.fingerprint()
         for request in [request for request in self.requests if request.answers][:2]:
             first = request.answers[0]

@@ -7,11 +7,12 @@ from typing import Any, Final
 from app.access.admins import Passwords, create_admin
 from app.access.sign_in_links import LONGEST, make_link
 from app.core.access import Actor, Role
-from app.core.ids import Kind, parse_public_id
+from app.core.ids import Kind, parse_public_id, payment_id_of, reference_id
 from app.core.units import Micros, datetime_of
 from app.ports.ids import TimeOrderedIds
 from app.ports.randomness import SystemRandomness
 from tests.support.postgres import tell
+from tests.support.stripe import paid
 from tests.support.world import World
 
 HOSTILE: Final = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>{{7*7}}"""
@@ -36,6 +37,8 @@ class Furnished:
     """The id of an endpoint that cannot be reached."""
     event: str = ""
     """The id of an event that was dispatched to it, and is a dead letter."""
+    payment: str = ""
+    """The id of a payment of which nobody knows whose it is."""
     sessions: dict[str, dict[str, Any]] = field(default_factory=dict)
     grants: dict[str, dict[str, Any]] = field(default_factory=dict)
     cards: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -95,7 +98,19 @@ async def furnish(world: World) -> Furnished:
         raise AssertionError(f"{states} instead of {expected}")
     await _furnish_prices(world, found)
     await _furnish_events(world, found)
+    await _furnish_top_ups(world, found)
     return found
+
+
+async def _furnish_top_ups(world: World, found: Furnished) -> None:
+    """Payments, one of them in part refunded and one that needs attention, and a recurring grant."""
+    await paid(world, found.hostile_user, 2000, refunded=500)
+    bought = await paid(world, None, 1000)
+    found.payment = reference_id(Kind.PAYMENT, payment_id_of(bought.reference))
+    body = {"amount": "10", "period": "month", "leftover": "rollover", "rollover_cap": "5"}
+    made = await world.client.post(f"/v1/users/{found.user}/recurring-grants", json=body)
+    if made.status_code != 201:
+        raise AssertionError(made.text)
 
 
 async def _furnish_events(world: World, found: Furnished) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from uuid import UUID
 
+from app.accounts.recurring import post_recurring
 from app.budget import ProviderBudget
 from app.core.budget import Permit, Purpose
 from app.core.ids import AccountThing, Kind, parse_public_id
@@ -11,9 +12,10 @@ from app.core.units import US_PER_S, Instant, format_instant
 from app.deliveries.endpoints import endpoint_id_of
 from app.ledger.due import post_due
 from app.settlement.steps import Outcome
+from tests.support.stripe import FakeStripe, Purchase
 from tests.support.world import PUBLIC_URL, World
 from tests.turnstile.controller import Told
-from tests.turnstile.gate import wait_for
+from tests.turnstile.gate import ACTOR, wait_for
 from tests.turnstile.stage import SETUP_USER, Case, Made, Seat, Stage, webhook
 
 Act = Callable[[Seat, Case], Awaitable[Told]]
@@ -96,6 +98,39 @@ async def posting_due(seat: Seat, case: Case) -> Told:
     service = seat.world.service
     await post_due(service.database, service.ledger, seat.world.clock.now())
     return Told("posted")
+
+
+def _purchase(case: Case, clock_now: int) -> tuple[FakeStripe, Purchase]:
+    """A purchase of the run's user; the same for whoever asks."""
+    stripe = FakeStripe(case.user.replace("-", "x"), clock_now // US_PER_S)
+    return stripe, stripe.checkout(case.user, 1000)
+
+
+def paying(step: str, *, known: str | None = None) -> Act:
+    """Stripe tells of one purchase of the run's user: the same event, whichever actor hears it. What is ``known`` was
+    told before, and is no step of its own."""
+
+    async def act(seat: Seat, case: Case) -> Told:
+        stripe, bought = _purchase(case, seat.world.clock.now())
+        stripe.refund(bought, 1000)
+        stripe.tell_of_checkout(bought, "checkout.session.async_payment_succeeded")
+        events = dict(zip(("checkout", "refund", "again"), stripe.events, strict=True))
+        if known is not None:
+            token = ACTOR.set(None)
+            try:
+                assert (await stripe.deliver(seat.world.client, events[known])).status_code == 200
+            finally:
+                ACTOR.reset(token)
+        return Told(str((await stripe.deliver(seat.world.client, events[step])).status_code))
+
+    return act
+
+
+async def giving_periods(seat: Seat, case: Case) -> Told:
+    """A worker that gives what is due of recurring grants."""
+    del case
+    service = seat.world.service
+    return Told(str(await post_recurring(service.database, service.ledger, seat.world.clock.now())))
 
 
 async def dispatching(seat: Seat, case: Case) -> Told:
@@ -211,6 +246,16 @@ async def dispatched(stage: Stage) -> Made:
     assert key is not None
     made.event_id = key.id
     return made
+
+
+async def two_periods_due(stage: Stage) -> Made:
+    """A user of whose recurring grant two periods were missed."""
+    talktime = stage.seats[0].world
+    body = {"amount": "5", "period": "day", "leftover": "rollover"}
+    response = await talktime.client.post(f"/v1/users/{SETUP_USER}/recurring-grants", json=body)
+    assert response.status_code == 201, response.text
+    talktime.clock.advance(2 * 86_400 + 5)
+    return Made()
 
 
 def started_talking(amount: str) -> Prepare:

@@ -25,11 +25,17 @@ _TABLES: Final = {
     "ticks": "session_id, received_at, id",
     "events": "seq",
     "deliveries": "event_id, endpoint_id",
+    "recurring_grants": "id",
+    "recurring_periods": "recurring_id, n",
     "delivery_attempts": "event_id, endpoint_id, id",
 }
-_READ: Final = "select " + ", ".join(
-    f"(select coalesce(jsonb_agg(t order by {order}), '[]') from {name} t where account_id = %(a)s) {name}"
-    for name, order in _TABLES.items()
+_READ: Final = (
+    "select "
+    + ", ".join(
+        f"(select coalesce(jsonb_agg(t order by {order}), '[]') from {name} t where account_id = %(a)s) {name}"
+        for name, order in _TABLES.items()
+    )
+    + ", (select coalesce(jsonb_agg(t order by id), '[]') from payments t where user_account = %(a)s) payments"
 )
 _HOLDING: Final = {"starting", "unconfirmed", "live", "over"}
 

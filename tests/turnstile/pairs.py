@@ -109,6 +109,28 @@ def _sent_after_it_was_asked_for(told: Sequence[Told], rows: Rows) -> list[str]:
     return []
 
 
+def _one_payment(told: Sequence[Told], rows: Rows) -> list[str]:
+    """However often it is told of, one grant."""
+    del told
+    of_it = [grant for grant in rows["grants"] if (grant["reference"] or "").startswith("stripe:")]
+    return [] if len(of_it) == 1 else [f"{len(of_it)} grants of one payment"]
+
+
+def _refunded(told: Sequence[Told], rows: Rows) -> list[str]:
+    """Whatever came first, what was refunded was taken once."""
+    taken = [entry["amount"] for entry in rows["entries"] if ":payment:" in entry["natural_key"]]
+    known = [(payment["refunded"], payment["taken"]) for payment in rows["payments"]]
+    right = taken == [-100_000_000] and known == [(1000, 100_000_000)]
+    return [*_one_payment(told, rows), *([] if right else [f"{taken} taken, {known} known"])]
+
+
+def _each_period_once(told: Sequence[Told], rows: Rows) -> list[str]:
+    del told
+    given = [period["n"] for period in rows["recurring_periods"]]
+    references = sorted(grant["reference"].rpartition(":")[2] for grant in rows["grants"])
+    return [] if given == [0, 1, 2] and references == ["0", "1", "2"] else [f"periods {given}, grants {references}"]
+
+
 NOT_COVERED: Final = "402 insufficient-credits"
 IN_FLIGHT: Final = "409 idempotency-in-flight"
 _A_START: Final = acts.starting(time_limit_s=30)
@@ -374,6 +396,44 @@ PAIRS: Final = (
         actors=[("rotate", acts.rotating()), ("deliver", acts.delivering)],
         prepare=acts.dispatched,
         must=frozenset({("200", "sent, signed by 1"), ("200", "sent, signed by 2")}),
+    ),
+    Meeting(
+        name="payment/payment",
+        actors=[("hear", acts.paying("checkout")), ("hear", acts.paying("checkout"))],
+        prepare=acts.nothing,
+        must=frozenset({("200", "200")}),
+        check=_one_payment,
+    ),
+    Meeting(
+        name="payment/refund",
+        actors=[("hear of it", acts.paying("checkout")), ("hear of its refund", acts.paying("refund"))],
+        prepare=acts.nothing,
+        must=frozenset({("200", "200")}),
+        check=_refunded,
+    ),
+    Meeting(
+        name="refund/paid-again",
+        actors=[
+            ("hear of its refund", acts.paying("refund", known="checkout")),
+            ("hear of it again", acts.paying("again")),
+        ],
+        prepare=acts.nothing,
+        must=frozenset({("200", "200")}),
+        check=_refunded,
+    ),
+    Meeting(
+        name="refunded/settle",
+        actors=[("hear", acts.paying("checkout", known="refund")), ("reconcile", acts.reconciling)],
+        prepare=acts.over,
+        must=frozenset({("200", "settled")}),
+        check=_refunded,
+    ),
+    Meeting(
+        name="period/period",
+        actors=[("give", acts.giving_periods), ("give", acts.giving_periods)],
+        prepare=acts.two_periods_due,
+        must=_both("2", "0"),
+        check=_each_period_once,
     ),
     Meeting(
         name="slice/slice",

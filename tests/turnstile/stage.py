@@ -17,6 +17,7 @@ import psycopg
 from psycopg.rows import dict_row
 from sqlalchemy import select
 
+from app.accounts.recurring import post_recurring
 from app.core.chain import Entry, grant_mac, limit_mac, mac
 from app.core.ids import AccountThing, Kind, account_id_of, parse_public_id, public_id
 from app.core.targets import Target
@@ -39,6 +40,7 @@ from tests.support.clock import ManualClock
 from tests.support.invariants import LEDGER_KEYS
 from tests.support.postgres import WorkerDatabases, worker_databases
 from tests.support.scripted_provider import ScriptedProvider
+from tests.support.stripe import SECRET as STRIPE_SECRET
 from tests.support.world import ADMIN_KEY, FORGET_REPORTS, PUBLIC_URL, World
 from tests.turnstile.gate import ACTOR, Actor, pass_by
 
@@ -216,6 +218,7 @@ class Stage:
         # So that whoever posts what is due finds the users of the runs alone.
         service = self.seats[0].world.service
         await post_due(service.database, service.ledger, self.begun_at)
+        await post_recurring(service.database, service.ledger, self.begun_at)
         if made.endpoint:
             row = await (await self.watch.execute("select secrets from endpoints")).fetchone()
             assert row is not None
@@ -337,6 +340,8 @@ async def _seat(urls: DatabaseUrls, letter: str, script: ScriptedProvider) -> Se
         secret="test-secret-0123456789",
         ledger_keys=KEY_BYTES.decode(),
         bootstrap_admin_key=ADMIN_KEY,
+        stripe_webhook_secrets=STRIPE_SECRET,
+        stripe_credits_per_minor_unit="usd=0.1",
     )
     # Leases of the provider's rate meet each other in a pair of their own.
     post = Post()

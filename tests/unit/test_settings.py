@@ -118,3 +118,35 @@ def test_what_is_given_alone_is_not_mixed_with_the_environment(monkeypatch: pyte
     made = settings_of(public_url="http://127.0.0.1:1/")
     assert (made.public_url, made.gabber_capabilities, made.goodwill_days) == ("http://127.0.0.1:1", (), 30)
     assert (load_settings().goodwill_days, load_settings().gabber_capabilities) == (3, (Capability.END,))
+
+
+RATES = "TALKTIME_STRIPE_CREDITS_PER_MINOR_UNIT"
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("", ()),
+        ("usd=0.1", (("usd", 100_000),)),
+        (" USD = 0.000001 , jpy=12,", (("usd", 1), ("jpy", 12_000_000))),
+    ],
+)
+def test_rates_are_credits_for_the_smallest_unit(
+    given: str, read: tuple[tuple[str, int], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(RATES, given)
+    assert load_settings().stripe_credits_per_minor_unit == read
+
+
+@pytest.mark.parametrize(
+    "given", ["usd", "usd=", "usd=0", "usd=-1", "usd=0.0000001", "usd=1,usd=2", "dollar=1", "usd:1", "=1", "us1=1"]
+)
+def test_what_is_no_rate_stops_the_start(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(RATES, given)
+    with pytest.raises(BadSettings, match=RATES):
+        load_settings()
+
+
+def test_a_short_secret_of_stripe_stops_the_start() -> None:
+    with pytest.raises(BadSettings, match="TALKTIME_STRIPE_WEBHOOK_SECRETS: each secret must have at least"):
+        load_settings(stripe_webhook_secrets="whsec_short")

@@ -12,5 +12,6 @@ from app.ledger.checks.grants import GRANTS
 from app.ledger.checks.holds import HOLDS
 from app.ledger.checks.protection import PROTECTION
 from app.ledger.checks.sessions import SESSIONS
+from app.ledger.checks.top_ups import TOP_UPS
 
-CHECKS: Final = (*ENTRIES, *ACCOUNTS, *GRANTS, *HOLDS, *SESSIONS, *PROTECTION)
+CHECKS: Final = (*ENTRIES, *ACCOUNTS, *GRANTS, *HOLDS, *SESSIONS, *TOP_UPS, *PROTECTION)
