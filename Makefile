@@ -102,6 +102,10 @@ format: setup ## put the code into its form
 bench: setup ## measure, and write docs/performance.md
 	@$(BIN)/python -m benchmarks
 
+.PHONY: live
+live: setup ## measure 10,000 idle streams, and write it into docs/performance.md
+	@$(BIN)/python -m benchmarks.live --write
+
 .PHONY: lock
 lock: setup ## pin the dependencies of pyproject.toml anew
 	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --generate-hashes \

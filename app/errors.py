@@ -62,6 +62,8 @@ ALREADY_RATED: Final = Code("already-rated", 409, "The session was rated on this
 TOO_MANY_SIMULATIONS: Final = Code("too-many-simulations", 409, "Too many simulations are waiting", retryable=True)
 TOO_MANY_ENDPOINTS: Final = Code("too-many-endpoints", 409, "There are too many endpoints")
 ENDPOINT_DISABLED: Final = Code("endpoint-disabled", 409, "The endpoint is disabled")
+TOO_MANY_STREAMS: Final = Code("too-many-streams", 429, "The user has too many streams open", retryable=True)
+NO_STREAM_FREE: Final = Code("no-stream-free", 503, "This process has no stream to spare", retryable=True)
 REFERENCE_CONFLICT: Final = Code("reference-conflict", 409, "The reference was used for another grant")
 ADMIN_EXISTS: Final = Code("admin-exists", 409, "There is an admin with this name")
 CHANGED_MEANWHILE: Final = Code("changed-meanwhile", 409, "It is not as it was when it was shown")
