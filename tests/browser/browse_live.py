@@ -1,6 +1,8 @@
 """The user's portal keeps itself up to date: what happens elsewhere shows without a reload, also after a cut."""
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +11,23 @@ from playwright.sync_api import Page, expect
 from app.live.frames import End
 from app.live.hub import Hub, Listener
 from tests.browser.browse_portal import link
-from tests.browser.conftest import Stage, violations
+from tests.browser.conftest import PATIENCE_MS, Stage, violations
 
 OPEN = "main[data-stream=open]"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "live-balance.md"
+CODE = "\n".join(re.findall(r"^```js\n(.*?)^```$", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
+FOLLOW = """
+([userId, tokens]) => {
+  const told = (window.told = { states: [], ends: [], asked: 0 });
+  window.stop = followBalance({
+    baseUrl: location.origin,
+    userId,
+    getToken: async () => tokens[Math.min(told.asked++, tokens.length - 1)],
+    onState: (state) => told.states.push({ state, left: secondsLeft(state, performance.now() - 3000) }),
+    onEnd: (end) => told.ends.push(end),
+  });
+}
+"""
 
 
 class Watched:
@@ -152,3 +168,79 @@ def test_without_scripts_it_is_what_it_was(visitor: Callable[..., Page], stage: 
     stage.run(stage.world.grant(user, "7"))
     page.reload()
     expect(page.get_by_text("57 credits", exact=True).first).to_be_visible()
+
+
+class Following:
+    """The code that the documents give to front ends, at work in a page."""
+
+    def __init__(self, page: Page, user: str, tokens: list[str]) -> None:
+        self._page = page
+        code = CODE.replace("export ", "")
+        page.evaluate(f"{code}; Object.assign(window, {{ followBalance, secondsLeft }})")
+        page.evaluate(FOLLOW, [user, tokens])
+
+    def balances(self) -> Any:
+        return self._page.evaluate("told.states.map(({ state }) => state.balance)")
+
+    def until(self, condition: str) -> None:
+        """Wait for what becomes true in the page, whose policy lets the driver wait there for nothing."""
+        for _ in range(PATIENCE_MS // 50):
+            if self._page.evaluate(condition):
+                return
+            self._page.wait_for_timeout(50)
+        raise AssertionError(f"{condition} did not become true: {self._page.evaluate('told')}")
+
+
+def test_the_code_for_front_ends_follows_through_cuts_and_expiry(watched: Watched) -> None:
+    world, user = watched.stage.world, watched.user
+
+    def token(ttl_s: int) -> str:
+        asked = world.client.post(f"/v1/users/{user}/tokens", json={"ttl_s": ttl_s})
+        return str(watched.stage.run(asked).json()["token"])
+
+    short, long = token(60), token(3_600)
+    # A page of its own, or the portal's stream would be ended with it.
+    watched.page.goto("/portal/statement")
+    followed = Following(watched.page, user, [short, long])
+    followed.until("told.states.length === 1")
+    watched.grant("950")
+    watched.stage.run(world.start(user, time_limit_s=600))
+    watched.look()
+    followed.until("told.states.at(-1).state.sessions[0]?.state === 'live'")
+    assert watched.page.evaluate("told.states.at(-1).left") == 597
+    number = len(followed.balances())
+    watched.do(lambda listener: listener.cut_off())
+    watched.grant("1")
+    followed.until("told.states.at(-1).state.balance === '1001'")
+    # What was seen before the cut was not told again.
+    assert len(followed.balances()) == number + 1
+    world.clock.advance(61)
+    watched.stage.run(watched.hub.beat())
+    followed.until("told.asked === 2")
+    watched.grant("1")
+    followed.until("told.states.at(-1).state.balance === '1002'")
+    suspend = {"suspended": True, "reason": "r"}
+    watched.stage.run(world.client.patch(f"/v1/users/{user}", json=suspend))
+    watched.look()
+    followed.until("told.ends.length === 1")
+    assert watched.page.evaluate("told.ends") == [{"reason": "user-suspended", "reconnect": False}]
+    assert watched.listeners() == []
+    watched.stage.run(world.client.patch(f"/v1/users/{user}", json={"suspended": False, "reason": "r"}))
+
+
+def test_the_code_for_front_ends_says_why_it_may_not(watched: Watched) -> None:
+    watched.page.goto("/portal/statement")
+    followed = Following(watched.page, watched.user, ["nonsense"])
+    followed.until("told.ends.length === 1")
+    assert watched.page.evaluate("told.ends[0].status") == 401
+    assert watched.page.evaluate("told.asked") == 1
+
+
+def test_the_code_for_front_ends_can_be_stopped(watched: Watched) -> None:
+    watched.page.goto("/portal/statement")
+    answer = watched.stage.world.client.post(f"/v1/users/{watched.user}/tokens", json={"ttl_s": 60})
+    followed = Following(watched.page, watched.user, [str(watched.stage.run(answer).json()["token"])])
+    followed.until("told.states.length === 1")
+    watched.page.evaluate("stop()")
+    watched.page.wait_for_timeout(1_000)
+    assert watched.listeners() == []
