@@ -7,6 +7,7 @@ from app.core.lifecycle import STEPS
 from tests.simulation.dice import ALL
 from tests.simulation.endpoints import BRANCHES as ENDPOINTS
 from tests.simulation.plan import AMBUSHES, HIDDEN
+from tests.simulation.watchers import BRANCHES as WATCHERS
 
 ENOUGH: Final = 200
 """Of fewer seeds nothing is demanded."""
@@ -43,6 +44,7 @@ _BRANCHES: Final = (
 )  # fmt: skip
 EXPECTED: Final = frozenset(_BRANCHES) | {
     *ENDPOINTS,
+    *WATCHERS,
     *(f"{group}/{fault}" for group, fault in ALL),
     *(f"{point} {how}" for point, how in AMBUSHES),
     *(f"{point} hidden" for point in HIDDEN),
