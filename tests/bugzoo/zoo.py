@@ -2,10 +2,10 @@
 
 from typing import Final
 
-from tests.bugzoo import access, charging, events, ledger, sessions
+from tests.bugzoo import access, charging, events, ledger, live, sessions
 from tests.bugzoo.bug import Bug
 
-BUGS: Final[tuple[Bug, ...]] = (*charging.BUGS, *ledger.BUGS, *sessions.BUGS, *access.BUGS, *events.BUGS)
+BUGS: Final[tuple[Bug, ...]] = (*charging.BUGS, *ledger.BUGS, *sessions.BUGS, *access.BUGS, *events.BUGS, *live.BUGS)
 
 
 class NoSuchBug(Exception):

@@ -89,10 +89,13 @@ class Stream:
 
     async def until(self, condition: Callable[["Stream"], bool]) -> None:
         """Wait until it has been told enough. Fails if it is not in time."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not condition(self):
-                self._news.clear()
-                await self._news.wait()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while not condition(self):
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            raise AssertionError(f"it was not told in time; so far: {self.body!r}") from None
 
     async def told(self, number: int) -> dict[str, Any]:
         """The data of state number ``number``, the first one being 1, once it is there."""
