@@ -22,6 +22,7 @@ from app.access.user_tokens import UserTokens
 from app.core.units import US_PER_S, Instant, Micros
 from app.keys import KeyRing, Purpose
 from app.ports.randomness import SystemRandomness
+from benchmarks.figures import put_section
 from benchmarks.heartbeats import ADMIN_KEY, SECRET, _free_port, _process, _ready
 from benchmarks.lists import PAGE
 
@@ -202,15 +203,6 @@ def _told(delays: list[float]) -> str:
     return f"{median(delays):.0f} ms in the median, at most {max(delays):.0f} ms"
 
 
-def write(section: str) -> None:
-    """Put the section into the page, behind the others, or in its own place."""
-    page = PAGE.read_text(encoding="utf-8")
-    before, found, rest = page.partition(HEADING)
-    _, following, after = rest.partition("\n## ")
-    behind = f"\n## {after}" if following else ""
-    PAGE.write_text(f"{before if found else page.rstrip() + chr(10) * 2}{section}{behind}", encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--listeners", type=int, default=LISTENERS)
@@ -219,7 +211,7 @@ def main() -> None:
     section = measure(asked.listeners)
     print(section)
     if asked.write:
-        write(section)
+        put_section(PAGE, HEADING, section)
 
 
 if __name__ == "__main__":

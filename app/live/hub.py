@@ -20,7 +20,7 @@ from app.core.access import Caller
 from app.core.ids import account_id_of
 from app.core.units import US_PER_S, Instant, Micros
 from app.db.database import Database, DatabaseUnavailable, Transaction
-from app.errors import NO_STREAM_FREE, TOO_MANY_STREAMS, UNAVAILABLE, USER_SUSPENDED, Problem
+from app.errors import BUSY, NO_STREAM_FREE, TOO_MANY_STREAMS, UNAVAILABLE, USER_SUSPENDED, Problem
 from app.live.changes import Mark, cards_in_force, changed_since
 from app.live.frames import BEAT, End, end_frame, state_frame
 from app.live.state import LiveState
@@ -40,11 +40,18 @@ KEYS_EVERY: Final = 10
 AT_ONCE: Final = 4
 """Users that are read at the same time: the rest of the pool is for others."""
 
+OPENED_AT_ONCE: Final = 3
+"""Streams whose first state is read at the same time. When a process is started anew, all of its listeners come at
+once, and starts of sessions wait for the same connections."""
+
+MOST_OPENING: Final = 100
+"""So many wait for that; the others come again a little later."""
+
 PRICED_AT_ONCE: Final = 100
 """Users whose time left is worked out anew in a round because of other prices."""
 
 RETRY_MS: Final = 1_000
-RETRY_SPREAD_MS: Final = 4_000
+RETRY_SPREAD_S: Final = 4
 """A listener that was cut off comes again after one to five seconds, each after another time."""
 
 LAST_WORD_S: Final = 1.0
@@ -234,6 +241,8 @@ class Hub:
         self._revoked = revoked
         self._clock_agrees = clock_agrees
         self._limits = limits
+        self._opened = asyncio.Semaphore(OPENED_AT_ONCE)
+        self._opening = 0
         self._feeds: dict[UUID, Feed] = {}
         self._count = 0
         self._slots: list[set[Listener]] = [set() for _ in range(BEATS)]
@@ -263,17 +272,21 @@ class Hub:
         """A place for a stream of ``user_id``'s state, which was read after it was taken, so that no change is missed.
 
         ``seen``: the id of the state that the client saw last. Raises a :class:`~app.errors.Problem`: 404 for a user
-        never seen, 409 for one who is suspended, 429 if the user has too many streams, 503 if this process has, or
-        stops, or if its clock is wrong.
+        never seen, 409 for one who is suspended, 429 if the user has too many streams, 503 if this process has, if too
+        many are being opened, if it stops, or if its clock is wrong.
         """
         self._refuse_if_not_now()
         listener = self._place(user_id, caller)
         listener.told = seen
+        self._opening += 1
         try:
-            state = await self._refresh(listener.feed)
+            async with self._opened:
+                state = await self._refresh(listener.feed)
         except BaseException:
             self.leave(listener)
             raise
+        finally:
+            self._opening -= 1
         if state.suspended:
             self.leave(listener)
             raise Problem(USER_SUSPENDED, "a user who is suspended is told nothing")
@@ -301,7 +314,7 @@ class Hub:
 
     def retry_ms(self) -> int:
         """After how long a client comes again that was cut off."""
-        return RETRY_MS + self._randomness.below(RETRY_SPREAD_MS)
+        return RETRY_MS + self._randomness.below(RETRY_SPREAD_S * 1_000)
 
     async def beat(self) -> None:
         """A second has passed: end the streams whose time has come, say to some of the others that we are there."""
@@ -354,6 +367,9 @@ class Hub:
             raise Problem(UNAVAILABLE, "this process stops; another one goes on")
         if not self._clock_agrees():
             raise Problem(UNAVAILABLE, "our clock and the database's disagree; try again")
+        if self._opening >= MOST_OPENING:
+            wait = str(1 + self._randomness.below(RETRY_SPREAD_S))
+            raise Problem(BUSY, "too many streams are being opened", headers={"Retry-After": wait})
 
     def _place(self, user_id: str, caller: Caller) -> Listener:
         account_id = account_id_of(user_id)

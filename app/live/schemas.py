@@ -3,7 +3,7 @@
 from typing import Final
 
 from app.core.lifecycle import State
-from app.errors import NO_STREAM_FREE, NOT_FOUND, TOO_MANY_STREAMS, USER_SUSPENDED
+from app.errors import BUSY, NO_STREAM_FREE, NOT_FOUND, TOO_MANY_STREAMS, USER_SUSPENDED
 from app.http.accept import EVENT_STREAM
 from app.http.schemas import (
     JSON,
@@ -95,7 +95,7 @@ LIVE: Final = Described(
                 "`Last-Event-ID`, a state that the client has seen is not told again."
             ),
             answers={200: Reply(description="The state.", content={JSON: ref("Live"), EVENT_STREAM: _STREAM})},
-            problems=(NOT_FOUND, USER_SUSPENDED, TOO_MANY_STREAMS, NO_STREAM_FREE),
+            problems=(NOT_FOUND, USER_SUSPENDED, TOO_MANY_STREAMS, NO_STREAM_FREE, BUSY),
             parameters={"user_id": USER_ID},
         )
     },

@@ -16,7 +16,7 @@ from app.core.ids import account_id_of
 from app.db.database import DatabaseUnavailable
 from app.db.tables import accounts
 from app.live.changes import MOST, Mark, changed_since
-from app.live.hub import BEATS, KEYS_EVERY
+from app.live.hub import BEATS, KEYS_EVERY, OPENED_AT_ONCE
 from app.live.state import LAST_EVENTS
 from app.service import Service
 from tests.support.postgres import WorkerDatabases, tell
@@ -418,6 +418,36 @@ async def test_there_are_only_so_many(databases: WorkerDatabases, providers: Pro
         await only(talktime, 2)
         async with listening(talktime, third) as heard:
             await heard.told(1)
+
+
+async def test_a_crowd_that_comes_at_once_does_not_take_every_connection(
+    talktime: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    users = [talktime.user() for _ in range(8)]
+    for user in users:
+        await talktime.grant(user, "5")
+    hub = talktime.service.live
+    read, go, reading = hub.state_of, asyncio.Event(), 0
+
+    async def slow(user_id: str) -> Any:
+        nonlocal reading
+        reading += 1
+        await go.wait()
+        return await read(user_id)
+
+    monkeypatch.setattr(hub, "state_of", slow)
+    monkeypatch.setattr("app.live.hub.MOST_OPENING", len(users) - 1)
+    async with AsyncExitStack() as stack:
+        opening = [asyncio.create_task(stack.enter_async_context(listening(talktime, user))) for user in users[:-1]]
+        await only(talktime, len(opening))
+        await asyncio.sleep(0.05)
+        assert reading == OPENED_AT_ONCE
+        async with listening(talktime, users[-1]) as refused:
+            assert (refused.status, refused.problem["type"]) == (503, "/problems/busy")
+            assert 1 <= int(refused.headers["retry-after"]) <= 5
+        go.set()
+        for heard in await asyncio.gather(*opening):
+            assert (await heard.told(1))["balance"] == "5"
 
 
 async def test_a_wrong_clock_opens_no_stream_and_ends_none(talktime: World, monkeypatch: pytest.MonkeyPatch) -> None:
