@@ -19,7 +19,7 @@ from app.live.changes import MOST, Mark, changed_since
 from app.live.hub import BEATS, KEYS_EVERY, OPENED_AT_ONCE
 from app.live.state import LAST_EVENTS
 from app.service import Service
-from tests.support.postgres import WorkerDatabases, tell
+from tests.support.postgres import WorkerDatabases, ask, tell
 from tests.support.scripted_provider import ProviderHost
 from tests.support.streams import Stream, stream
 from tests.support.world import ADMIN_KEY, World, world
@@ -624,6 +624,25 @@ async def test_listeners_cost_no_statements_and_wake_alone(talktime: World) -> N
         assert statements == []
     finally:
         event.remove(engine, "before_cursor_execute", count)
+
+
+async def test_what_is_told_to_endpoints_is_no_change(talktime: World) -> None:
+    user = talktime.user()
+    await talktime.grant(user, "50")
+    hub = talktime.service.live
+    async with listening(talktime, user) as heard:
+        await heard.told(1)
+        await settled(talktime)
+        await talktime.grant(user, "1")
+        await look(talktime)
+        await heard.told(2)
+        reads = hub.reads
+        await talktime.service.deliverer.dispatch()
+        marks = f"select event_seq, dispatched_seq from accounts where user_id = '{user}'"
+        ((event_seq, dispatched_seq),) = ask(talktime.service.database.conninfo, marks)
+        assert event_seq == dispatched_seq > 0
+        await look(talktime)
+        assert hub.reads == reads
 
 
 async def test_a_page_of_another_origin_may_listen(databases: WorkerDatabases, providers: ProviderHost) -> None:
