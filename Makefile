@@ -106,6 +106,9 @@ bench: setup ## measure, and write docs/performance.md
 client: setup ## write the Python client anew from the API document, and its reference
 	@$(BIN)/python -m tools.client
 	@$(BIN)/python -m tools.reference
+.PHONY: live
+live: setup ## measure 10,000 idle streams, and write it into docs/performance.md
+	@$(BIN)/python -m benchmarks.live --write
 
 .PHONY: lock
 lock: setup ## pin the dependencies of pyproject.toml anew

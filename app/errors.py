@@ -68,6 +68,8 @@ TOO_MANY_RECURRING_GRANTS: Final = Code("too-many-recurring-grants", 409, "The u
 RECURRING_GRANT_OVER: Final = Code("recurring-grant-over", 409, "The recurring grant is over")
 TOO_MANY_ENDPOINTS: Final = Code("too-many-endpoints", 409, "There are too many endpoints")
 ENDPOINT_DISABLED: Final = Code("endpoint-disabled", 409, "The endpoint is disabled")
+TOO_MANY_STREAMS: Final = Code("too-many-streams", 429, "The user has too many streams open", retryable=True)
+NO_STREAM_FREE: Final = Code("no-stream-free", 503, "This process has no stream to spare", retryable=True)
 REFERENCE_CONFLICT: Final = Code("reference-conflict", 409, "The reference was used for another grant")
 ADMIN_EXISTS: Final = Code("admin-exists", 409, "There is an admin with this name")
 CHANGED_MEANWHILE: Final = Code("changed-meanwhile", 409, "It is not as it was when it was shown")

@@ -1,9 +1,10 @@
 """Running things: the database that the settings name, and the server around the service."""
 
 import asyncio
+import resource
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
@@ -86,7 +87,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
         fault = schema_fault(databases.service)
         if fault is not None:
             raise BadSettings(fault)
-        service = Service(settings, databases.service)
+        service = Service(settings, databases.service, open_files=_open_files())
         service.api_document  # noqa: B018 - made now: a call that is not described must not be served
         config = uvicorn.Config(
             service.app,
@@ -103,7 +104,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
             date_header=False,
             timeout_graceful_shutdown=DRAIN_S,
         )
-        server = _Server(config, databases.embedded)
+        server = _Server(config, databases.embedded, service.live.stop)
         server.run()
         if server.failure is not None:
             raise server.failure
@@ -112,9 +113,12 @@ def serve(settings: Settings, host: str, port: int) -> None:
 class _Server(uvicorn.Server):
     """The server, and the embedded database kept running beside it; it ends with ``failure`` if that is given up."""
 
-    def __init__(self, config: uvicorn.Config, embedded: EmbeddedPostgres | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, embedded: EmbeddedPostgres | None, end_streams: Callable[[], Awaitable[None]]
+    ) -> None:
         super().__init__(config)
         self._embedded = embedded
+        self._end_streams = end_streams
         self.failure: BaseException | None = None
 
     async def main_loop(self) -> None:
@@ -129,10 +133,25 @@ class _Server(uvicorn.Server):
             keeper.cancel()
             await asyncio.wait([keeper])
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # Before the server waits for requests under way: a stream is one that does not end by itself.
+        await self._end_streams()
+        await super().shutdown(sockets)
+
     def _given_up(self, keeper: asyncio.Task[None]) -> None:
         if not keeper.cancelled():
             self.failure = keeper.exception()
             self.should_exit = True
+
+
+def _open_files() -> int | None:
+    """How many files this process may have open, which is as many as the system lets it have; null: no limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard == resource.RLIM_INFINITY:
+        return None if soft == resource.RLIM_INFINITY else soft
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
 
 def _leave(_signal: int, _frame: FrameType | None) -> NoReturn:

@@ -17,6 +17,7 @@ from app import __version__
 from app.access.authentication import Authentication
 from app.access.issuer import Issuer, IssuerTerms
 from app.access.key_use import WRITE_EVERY_S, KeyUse
+from app.access.keys import revoked_callers
 from app.access.routes import access_routes
 from app.access.schemas import ACCESS
 from app.access.user_tokens import UserTokens
@@ -64,6 +65,10 @@ from app.keys import KeyRing, Purpose
 from app.ledger.book import LedgerPorts
 from app.ledger.due import post_due
 from app.ledger.keys import LedgerKeys, ledger_keys_of
+from app.live.hub import BEAT_EVERY_S, LOOK_EVERY_S, Hub, StreamLimits
+from app.live.routes import live_routes
+from app.live.schemas import LIVE
+from app.live.state import read_state
 from app.payments.receive import PaymentTerms
 from app.payments.routes import payment_routes, stripe_routes
 from app.payments.schemas import PAYMENTS
@@ -120,7 +125,7 @@ RETENTION_CHECK_S: Final = 600.0
 RETENTION_EVERY: Final = Micros(3600 * US_PER_S)
 
 DESCRIBED: Final = (
-    *(SESSIONS, SETTLEMENT, ACCOUNTS, PAYMENTS, FINANCE, PRICING, WHAT_IF, EVENTS, ACCESS),
+    *(SESSIONS, SETTLEMENT, ACCOUNTS, LIVE, PAYMENTS, FINANCE, PRICING, WHAT_IF, EVENTS, ACCESS),
     *(HEARTBEATS, HEALTH, DOCUMENT),
 )
 
@@ -143,11 +148,13 @@ class Service:
         permits: Permits | None = None,
         sender: Sender | None = None,
         report_every: Micros = REPORT_EVERY,
+        open_files: int | None = None,
     ) -> None:
         """Clock, randomness and the provider's budget are made from the settings where none is given.
 
         ``transport``: how the provider is reached, ``sender``: how events leave; null: over the network.
-        ``report_every``: how often we say that we are receiving.
+        ``report_every``: how often we say that we are receiving. ``open_files``: how many this process may have, if
+        that is a limit; streams leave a part of them to all else.
 
         Raises :class:`~app.settings.BadSettings` where a setting is missing that serving needs.
         """
@@ -215,8 +222,9 @@ class Service:
             rerate_window=settings.rerate_window_s,
             goodwill=Micros(settings.goodwill_days * US_PER_DAY),
         )
-        waits = limits.longest_waits(settings.provider_timeout_s)
-        self._leases = leases = Leases(self.database, self._clock, ids, lease, waits)
+        self._leases = leases = Leases(
+            self.database, self._clock, ids, lease, limits.longest_waits(settings.provider_timeout_s)
+        )
         self.reconciler = Reconciler(
             database=self.database,
             ledger=self.ledger,
@@ -242,6 +250,7 @@ class Service:
             clock_agrees=self.clock_watch.agrees,
             secrets=(settings.gabber_api_key.get_secret_value(),),
         )
+        self.live = self._hub(settings, randomness, open_files)
         self._jobs = Jobs(self.database, self._clock, ids)
         self._simulations = Simulations(self.database, self._clock, ids, self._jobs)
         self._endpoints = EndpointPorts(
@@ -294,6 +303,22 @@ class Service:
             permits=permits,
         )
 
+    def _hub(self, settings: Settings, randomness: Randomness, open_files: int | None) -> Hub:
+        return Hub(
+            database=self.database,
+            clock=self._clock,
+            randomness=randomness,
+            read=partial(read_state, longest=settings.max_session_s, keys=self.ledger.keys),
+            revoked=revoked_callers,
+            clock_agrees=self.clock_watch.agrees,
+            limits=StreamLimits(
+                most=_streams(settings.live_max_streams, open_files),
+                most_of_user=settings.live_max_streams_per_user,
+                # A connection gets old in real time, however fast our clock runs.
+                longest=self._passes_in(settings.live_max_stream_s / US_PER_S),
+            ),
+        )
+
     # HTTP
 
     def _parts_of_pages(self, settings: Settings, failures: Meter) -> Parts:
@@ -313,6 +338,7 @@ class Service:
             endings=self._endings,
             endpoints=self._endpoints,
             faults=self.faults,
+            live=self.live,
             can_end=self._gabber.capabilities.can_end,
         )
 
@@ -359,6 +385,7 @@ class Service:
             bulk_routes(self.database, self.ledger, self._clock),
             recurring_routes(self.database, self.ledger, self._clock),
             payment_routes(database=self.database, ledger=self.ledger, clock=self._clock),
+            live_routes(self.live, self._clock),
             finance_routes(self.database, self._clock),
             # Before the routes of rate cards, which would take its addresses for those of cards.
             what_if_routes(self.database, self._ids, self._clock),
@@ -451,11 +478,14 @@ class Service:
         ):
             self._alarms.every(every_s, name, partial(self.clock_watch.if_it_agrees, work))
         self._alarms.every(CHECK_EVERY_S, "clock", self.clock_watch.check)
+        self._alarms.every(LOOK_EVERY_S, "live", self.live.look)
+        self._alarms.every(BEAT_EVERY_S, "live-beat", self.live.beat)
         self._alarms.start()
 
     async def stop(self) -> None:
         """Finish what was begun: rounds under way, heartbeats taken but not written. Then close all connections."""
         self._alarms.stop()
+        await self.live.stop()
         self._simulations.stop()
         await self.deliverer.stop()
         if self._rounds:
@@ -541,6 +571,11 @@ class Service:
     async def reconcile(self, session: AccountThing) -> object:
         """Work on one session now."""
         return await self.reconciler.reconcile(session, now_please=True)
+
+
+def _streams(wanted: int, open_files: int | None) -> int:
+    """How many streams may be open: ``wanted``, but no more than leaves a quarter of the files to all else."""
+    return wanted if open_files is None else min(wanted, open_files * 3 // 4)
 
 
 def _issuer_terms(settings: Settings) -> IssuerTerms | None:

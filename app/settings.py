@@ -254,6 +254,9 @@ class Settings(BaseSettings):
     receive_timeout_s: PositiveSeconds = _s(60)
     caller_max_rps: Annotated[int, Field(ge=0, le=MAX_RATE)] = 500
     webhook_max_rps: Annotated[int, Field(ge=0, le=MAX_RATE)] = 5
+    live_max_streams: Annotated[int, Field(ge=0, le=1_000_000)] = 20_000
+    live_max_streams_per_user: Annotated[int, Field(ge=1, le=10_000)] = 10
+    live_max_stream_s: PositiveSeconds = _s(3600)
     failed_auth_max_rpm: Annotated[int, Field(ge=0, le=MAX_RATE)] = 120
 
     log_format: Annotated[str, Field(pattern="^(json|text)$")] = "json"

@@ -1,6 +1,7 @@
 """What a benchmark gives: figures of both sides, and the ratio that counts."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 
@@ -24,3 +25,11 @@ class Figure:
 
 
 HEADER = "| what | against | ours | theirs | ratio | checked |\n|---|---|---|---|---|---|"
+
+
+def put_section(page: Path, heading: str, section: str) -> None:
+    """Put a section that begins with ``heading`` into the page, in its own place or behind the others."""
+    before, found, rest = page.read_text(encoding="utf-8").partition(heading)
+    _, following, after = rest.partition("\n## ")
+    text = (before if found else before.rstrip() + "\n\n") + section.rstrip() + "\n"
+    page.write_text(text + (f"\n## {after}" if following else ""), encoding="utf-8")

@@ -33,6 +33,7 @@ from app.ports.ids import TimeOrderedIds
 from app.ports.randomness import SystemRandomness
 from app.pricing.cards import ensure_default_card
 from app.web.overview import Overview
+from benchmarks.figures import put_section
 from benchmarks.many_users import (
     KEY,
     LARGE_USER,
@@ -505,8 +506,7 @@ def main() -> None:
     print(table(found))
     over = [one.name for one in found if not one.constant]
     if asked.write:
-        kept = PAGE.read_text(encoding="utf-8").partition(HEADING)[0].rstrip()
-        PAGE.write_text(kept + "\n\n" + section(found, (asked.users, asked.entries), rows, ROUNDS), encoding="utf-8")
+        put_section(PAGE, HEADING, section(found, (asked.users, asked.entries), rows, ROUNDS))
     print(f"{len(found)} lists and pages, {len(over)} of them not constant: {', '.join(over) or 'none'}")
 
 

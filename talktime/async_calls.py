@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from talktime import calls, models, parts
-from talktime.streams import AsyncLines
+from talktime.streams import AsyncEvents, AsyncLines
 from talktime.transport import AsyncCaller, AsyncListing, Page
 from talktime.values import UNSET, Credits, Seconds, Unset, written
 
@@ -607,6 +607,27 @@ class AsyncCalls(AsyncCaller):
             )
         )
 
+    async def grant_in_bulk(self, content: str | bytes, *, dry_run: bool | None = None) -> models.BulkGrants:
+        """Grant credits to many users.
+
+        Grants what a CSV file says, row by row, each once by its reference: sent again, it goes on. With ``dry_run``
+        nothing is changed. Needs the scope ``credits:write``.
+
+        ``dry_run``: Whether to tell only what would come of it.
+
+        ``POST /v1/grants/bulk``
+        """
+        return await self._run(
+            calls.Call(
+                name="grant_in_bulk",
+                method="POST",
+                target=calls.target("/v1/grants/bulk", {"dry_run": dry_run}),
+                body=calls.text_of(content),
+                body_kind="text/csv",
+                reads=models.BulkGrants,
+            )
+        )
+
     async def void_grant(self, grant_id: str, *, reason: str, idempotency_key: str | None = None) -> models.VoidedGrant:
         """Take back what is left of a grant.
 
@@ -662,6 +683,174 @@ class AsyncCalls(AsyncCaller):
                 ),
                 key=calls.key_of(idempotency_key),
                 reads=models.Entry,
+            )
+        )
+
+    def recurring_grants(
+        self, user_id: str, *, limit: int | None = None, cursor: str | None = None
+    ) -> AsyncListing[models.RecurringGrant]:
+        """A user's recurring grants, newest first.
+
+        The user's recurring grants, newest first. Needs the scope ``read``.
+
+        ``limit``: rows of each page; ``cursor``: where to begin.
+
+        ``user_id``: Your own id of the user, percent-encoded, ``/`` as ``%2F``.
+
+        ``GET /v1/users/{user_id}/recurring-grants``
+        """
+        return self._list(
+            lambda at: calls.Call(
+                name="recurring_grants",
+                method="GET",
+                target=calls.target(
+                    "/v1/users/{user_id}/recurring-grants", {"limit": limit, "cursor": at}, user_id=user_id
+                ),
+                reads=Page[models.RecurringGrant],
+            ),
+            cursor,
+        )
+
+    async def create_recurring_grant(
+        self,
+        user_id: str,
+        *,
+        amount: Credits,
+        period: Literal["day", "week", "month", "year"],
+        kind: Literal["paid", "promotional"] | None = None,
+        priority: int | None = None,
+        starts_at: datetime | None = None,
+        ends_at: datetime | None = None,
+        count: int | None = None,
+        leftover: Literal["expiry", "rollover"] | None = None,
+        rollover_cap: Credits | None = None,
+        cost_basis: Credits | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        reason: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> models.RecurringGrant:
+        """Grant credits each period.
+
+        Grants credits when each period begins. Needs the scope ``credits:write``.
+
+        ``rollover_cap``: so much of what is left rolls over at most; the next grant is smaller by the rest.
+
+        ``user_id``: Your own id of the user, percent-encoded, ``/`` as ``%2F``. ``leftover``: What becomes of what is
+        left of a period's grant when the next period begins.
+
+        Raises :class:`~talktime.problems.TooManyRecurringGrants`, and what every call may raise.
+
+        ``POST /v1/users/{user_id}/recurring-grants``
+        """
+        return await self._run(
+            calls.Call(
+                name="create_recurring_grant",
+                method="POST",
+                target=calls.target("/v1/users/{user_id}/recurring-grants", user_id=user_id),
+                body=calls.given(
+                    amount=written(Credits, amount),
+                    period=period,
+                    kind=kind,
+                    priority=priority,
+                    starts_at=written(datetime, starts_at),
+                    ends_at=written(datetime, ends_at),
+                    count=count,
+                    leftover=leftover,
+                    rollover_cap=written(Credits, rollover_cap),
+                    cost_basis=written(Credits, cost_basis),
+                    metadata=metadata,
+                    reason=reason,
+                ),
+                key=calls.key_of(idempotency_key),
+                reads=models.RecurringGrant,
+            )
+        )
+
+    async def recurring_grant(self, recurring_id: str) -> models.RecurringGrant:
+        """A recurring grant, and when it comes next. Needs the scope ``read``.
+
+        ``recurring_id``: The recurring grant's id.
+
+        ``GET /v1/recurring-grants/{recurring_id}``
+        """
+        return await self._run(
+            calls.Call(
+                name="recurring_grant",
+                method="GET",
+                target=calls.target("/v1/recurring-grants/{recurring_id}", recurring_id=recurring_id),
+                reads=models.RecurringGrant,
+            )
+        )
+
+    async def pause_recurring_grant(
+        self, recurring_id: str, *, reason: str, idempotency_key: str | None = None
+    ) -> models.RecurringGrant:
+        """Let periods pass.
+
+        Periods that begin while it is paused give nothing. Needs the scope ``credits:write``.
+
+        ``recurring_id``: The recurring grant's id.
+
+        Raises :class:`~talktime.problems.RecurringGrantOver`, and what every call may raise.
+
+        ``POST /v1/recurring-grants/{recurring_id}/pause``
+        """
+        return await self._run(
+            calls.Call(
+                name="pause_recurring_grant",
+                method="POST",
+                target=calls.target("/v1/recurring-grants/{recurring_id}/pause", recurring_id=recurring_id),
+                body=calls.given(reason=reason),
+                key=calls.key_of(idempotency_key),
+                reads=models.RecurringGrant,
+            )
+        )
+
+    async def resume_recurring_grant(
+        self, recurring_id: str, *, reason: str, idempotency_key: str | None = None
+    ) -> models.RecurringGrant:
+        """Go on with the next period.
+
+        Goes on with the next period that begins. Needs the scope ``credits:write``.
+
+        ``recurring_id``: The recurring grant's id.
+
+        Raises :class:`~talktime.problems.RecurringGrantOver`, and what every call may raise.
+
+        ``POST /v1/recurring-grants/{recurring_id}/resume``
+        """
+        return await self._run(
+            calls.Call(
+                name="resume_recurring_grant",
+                method="POST",
+                target=calls.target("/v1/recurring-grants/{recurring_id}/resume", recurring_id=recurring_id),
+                body=calls.given(reason=reason),
+                key=calls.key_of(idempotency_key),
+                reads=models.RecurringGrant,
+            )
+        )
+
+    async def cancel_recurring_grant(
+        self, recurring_id: str, *, reason: str, idempotency_key: str | None = None
+    ) -> models.RecurringGrant:
+        """End it for good.
+
+        Nothing more is given; what was given stays. Needs the scope ``credits:write``.
+
+        ``recurring_id``: The recurring grant's id.
+
+        Raises :class:`~talktime.problems.RecurringGrantOver`, and what every call may raise.
+
+        ``POST /v1/recurring-grants/{recurring_id}/cancel``
+        """
+        return await self._run(
+            calls.Call(
+                name="cancel_recurring_grant",
+                method="POST",
+                target=calls.target("/v1/recurring-grants/{recurring_id}/cancel", recurring_id=recurring_id),
+                body=calls.given(reason=reason),
+                key=calls.key_of(idempotency_key),
+                reads=models.RecurringGrant,
             )
         )
 
@@ -808,6 +997,141 @@ class AsyncCalls(AsyncCaller):
                 ),
                 key=calls.key_of(idempotency_key),
                 reads=models.Settings,
+            )
+        )
+
+    async def live(self, user_id: str) -> models.Live:
+        """What a user has and does, as it changes.
+
+        The user's state once; with ``Accept: text/event-stream``, and again each time that it changes. With
+        ``Last-Event-ID``, a state that the client has seen is not told again. Needs the scope ``read``, or a user
+        token, for that user's own.
+
+        ``user_id``: Your own id of the user, percent-encoded, ``/`` as ``%2F``.
+
+        Raises :class:`~talktime.problems.UserSuspended`, :class:`~talktime.problems.TooManyStreams`,
+        :class:`~talktime.problems.Busy`, :class:`~talktime.problems.NoStreamFree`, and what every call may raise.
+
+        ``GET /v1/users/{user_id}/live``
+        """
+        return await self._run(
+            calls.Call(
+                name="live",
+                method="GET",
+                target=calls.target("/v1/users/{user_id}/live", user_id=user_id),
+                reads=models.Live,
+            )
+        )
+
+    def live_events(
+        self, user_id: str, *, last_event_id: str | None = None
+    ) -> AbstractAsyncContextManager[AsyncEvents]:
+        """What a user has and does, as it changes.
+
+        The user's state once; with ``Accept: text/event-stream``, and again each time that it changes. With
+        ``Last-Event-ID``, a state that the client has seen is not told again. Needs the scope ``read``, or a user
+        token, for that user's own.
+
+        As ``text/event-stream``: as they come. ``last_event_id``: what was seen last, to go on from. What is cut off
+        later is not tried again.
+
+        ``user_id``: Your own id of the user, percent-encoded, ``/`` as ``%2F``.
+
+        Raises :class:`~talktime.problems.UserSuspended`, :class:`~talktime.problems.TooManyStreams`,
+        :class:`~talktime.problems.Busy`, :class:`~talktime.problems.NoStreamFree`, and what every call may raise.
+
+        ``GET /v1/users/{user_id}/live``
+        """
+        return self._events(
+            calls.Call(
+                name="live_events",
+                method="GET",
+                target=calls.target("/v1/users/{user_id}/live", user_id=user_id),
+                accept="text/event-stream",
+                last_event_id=last_event_id,
+            )
+        )
+
+    def payments(
+        self,
+        *,
+        user_id: str | None = None,
+        needs_attention: bool | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> AsyncListing[models.Payment]:
+        """Payments that were told of, newest first.
+
+        Payments that a provider of payments told of, newest first. Needs the scope ``read``.
+
+        ``limit``: rows of each page; ``cursor``: where to begin.
+
+        ``user_id``: Only those of this user. ``needs_attention``: Only those that a person has to look at, or the
+        others.
+
+        ``GET /v1/payments``
+        """
+        return self._list(
+            lambda at: calls.Call(
+                name="payments",
+                method="GET",
+                target=calls.target(
+                    "/v1/payments",
+                    {"user_id": user_id, "needs_attention": needs_attention, "limit": limit, "cursor": at},
+                ),
+                reads=Page[models.Payment],
+            ),
+            cursor,
+        )
+
+    async def payment(self, payment_id: str) -> models.PaymentWithEvents:
+        """A payment, and the events that told of it. Needs the scope ``read``.
+
+        ``payment_id``: The payment's id.
+
+        ``GET /v1/payments/{payment_id}``
+        """
+        return await self._run(
+            calls.Call(
+                name="payment",
+                method="GET",
+                target=calls.target("/v1/payments/{payment_id}", payment_id=payment_id),
+                reads=models.PaymentWithEvents,
+            )
+        )
+
+    async def resolve_payment(
+        self,
+        payment_id: str,
+        *,
+        action: Literal["grant", "dismiss"],
+        reason: str,
+        user_id: str | None = None,
+        credits: Credits | None = None,
+        idempotency_key: str | None = None,
+    ) -> models.PaymentWithEvents:
+        """Say what becomes of a payment that needs attention.
+
+        Grants what could not be granted, or says that nothing is to be done. Needs the scope ``credits:write``.
+
+        ``grant``: give ``credits`` for it to ``user_id``; each may be left out where it is known. ``dismiss``: nothing
+        is to be granted, or what needed attention was seen to.
+
+        ``payment_id``: The payment's id.
+
+        Raises :class:`~talktime.problems.NothingPaid`, :class:`~talktime.problems.PaymentNotOpen`, and what every call
+        may raise.
+
+        ``POST /v1/payments/{payment_id}/resolve``
+        """
+        return await self._run(
+            calls.Call(
+                name="resolve_payment",
+                method="POST",
+                target=calls.target("/v1/payments/{payment_id}/resolve", payment_id=payment_id),
+                body=calls.given(action=action, user_id=user_id, credits=written(Credits, credits), reason=reason),
+                key=calls.key_of(idempotency_key),
+                reads=models.PaymentWithEvents,
             )
         )
 

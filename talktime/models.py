@@ -35,6 +35,16 @@ class Heartbeat:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LiveEnd:
+    """The data of a stream's last event, ``end``."""
+
+    reason: str
+    """One of ``token-expired``, ``key-revoked``, ``user-suspended``, ``time-is-up``, ``stopping``, ``broken``."""
+    reconnect: bool
+    """Whether the same credentials open another stream."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
     replayed: int
     """Events that are sent again."""
@@ -132,6 +142,44 @@ class Snapshot:
     """When it came."""
     values: tuple[Any, ...]
     """Digit for digit as the provider sent it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkTotals:
+    rows: int
+    """Rows of the file."""
+    granted: int
+    """Grants that are new."""
+    repeated: int
+    """Grants that were there, by the same reference."""
+    refused: int
+    """Rows that came to nothing."""
+    amount: Decimal
+    """What the new grants come to."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkRow:
+    line: int
+    """Its line in the file."""
+    user_id: str
+    reference: str
+    amount: Decimal
+    """What it asks for."""
+    outcome: str
+    """One of ``granted``, ``repeated``, ``refused``."""
+    grant_id: str | None
+    """Null: refused, or none was made for good."""
+    detail: str | None
+    """Why it was refused."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkGrants:
+    dry_run: bool
+    """Whether nothing was changed."""
+    totals: BulkTotals
+    rows: tuple[BulkRow, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -365,8 +413,8 @@ class Event:
     type: str
     """One of ``session.started``, ``session.live``, ``session.over``, ``session.settled``, ``session.failed``,
     ``session.review``, ``grant.created``, ``grant.expiring``, ``grant.expired``, ``grant.voided``, ``balance.low``,
-    ``balance.depleted``, ``balance.recovered``, ``charge.corrected``, ``rate_card.published``,
-    ``webhook_endpoint.disabled``, ``webhook_endpoint.test``.
+    ``balance.depleted``, ``balance.recovered``, ``payment.reversed``, ``payment.reinstated``, ``payment.attention``,
+    ``charge.corrected``, ``rate_card.published``, ``webhook_endpoint.disabled``, ``webhook_endpoint.test``.
     """
     timestamp: datetime
     """When it happened."""
@@ -602,8 +650,9 @@ class Endpoint:
     event_types: tuple[str, ...]
     """Which events; empty: all. One of ``session.started``, ``session.live``, ``session.over``, ``session.settled``,
     ``session.failed``, ``session.review``, ``grant.created``, ``grant.expiring``, ``grant.expired``, ``grant.voided``,
-    ``balance.low``, ``balance.depleted``, ``balance.recovered``, ``charge.corrected``, ``rate_card.published``,
-    ``webhook_endpoint.disabled``, ``webhook_endpoint.test``.
+    ``balance.low``, ``balance.depleted``, ``balance.recovered``, ``payment.reversed``, ``payment.reinstated``,
+    ``payment.attention``, ``charge.corrected``, ``rate_card.published``, ``webhook_endpoint.disabled``,
+    ``webhook_endpoint.test``.
     """
     state: str
     """A disabled one is sent nothing. One of ``active``, ``disabled``."""
@@ -706,8 +755,8 @@ class Delivery:
     event_type: str
     """One of ``session.started``, ``session.live``, ``session.over``, ``session.settled``, ``session.failed``,
     ``session.review``, ``grant.created``, ``grant.expiring``, ``grant.expired``, ``grant.voided``, ``balance.low``,
-    ``balance.depleted``, ``balance.recovered``, ``charge.corrected``, ``rate_card.published``,
-    ``webhook_endpoint.disabled``, ``webhook_endpoint.test``.
+    ``balance.depleted``, ``balance.recovered``, ``payment.reversed``, ``payment.reinstated``, ``payment.attention``,
+    ``charge.corrected``, ``rate_card.published``, ``webhook_endpoint.disabled``, ``webhook_endpoint.test``.
     """
     user_id: str | None
     """Whom the event concerns."""
@@ -1003,6 +1052,127 @@ class VoidedGrant(Grant):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LiveSession:
+    id: str
+    state: str
+    """One of ``starting``, ``unconfirmed``, ``live``, ``over``, ``review``, ``settled``, ``failed``."""
+    persona: str
+    scenario: str
+    requested_at: datetime
+    """When it was asked for."""
+    started_at: datetime | None
+    """When it began."""
+    ends_at: datetime | None
+    """When the provider ends it at the latest."""
+    over_at: datetime | None
+    """When it was over."""
+    settled_at: datetime | None
+    """When it was charged."""
+    time_limit_s: Decimal
+    """How long it may last. Seconds."""
+    held: Decimal
+    """What it holds."""
+    accrued: Decimal
+    """What it has cost so far."""
+    charged: Decimal | None
+    """What it cost; null until it is settled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimeLeft:
+    seconds: Decimal
+    """How long the user can talk at ``as_of``: the longest rest of a live session, else how long a new one may last.
+    Seconds.
+    """
+    rate: int
+    """By how much that changes in a second. One of ``-1``, ``0``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """All that there is to tell of a user: each one stands for itself."""
+
+    user_id: str
+    sequence: int
+    """Counts the user's events, as ``sequence`` of an event does."""
+    sessions_since: int
+    """Each session that took a step after this event is listed."""
+    more_sessions: bool
+    """Whether more sessions run than are listed."""
+    suspended: bool
+    """Whether starts are refused."""
+    balance: Decimal
+    """What is left of all grants, less debt."""
+    held: Decimal
+    """What running sessions hold."""
+    available: Decimal
+    """Balance and credit limit, less what is held."""
+    credit_limit: Decimal
+    """How far the user may go into debt."""
+    accrued: Decimal
+    """What running sessions have cost so far."""
+    talk_time_s: Decimal
+    """How long a further session could last. Seconds."""
+    expiring_next: ExpiringNext | None
+    sessions: tuple[LiveSession, ...]
+    """Running ones, and those that took a step lately; asked for last first."""
+    as_of: datetime
+    """What the figures are of."""
+    time_left: TimeLeft
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Payment:
+    id: str
+    reference: str
+    """That of the grant, too."""
+    state: str
+    """``waiting``: nothing was granted for it so far. One of ``waiting``, ``granted``, ``dismissed``."""
+    attention: str | None
+    """Why a person has to look at it; null: nobody has to. One of ``no-user``, ``bad-user``, ``no-credits``,
+    ``bad-credits``, ``too-much``, ``no-payment-intent``, ``nothing-paid``, ``odd-event``, ``granted-otherwise``,
+    ``refund-failed``, ``other-currency``.
+    """
+    user_id: str | None
+    """Who gets the credits."""
+    grant_id: str | None
+    """The grant that was made for it."""
+    credits: Decimal | None
+    """What was granted, or is to be."""
+    taken: Decimal
+    """What of that was taken back."""
+    amount: int | None
+    """What was paid, in the currency's smallest unit."""
+    currency: str | None
+    charged: int
+    """The charge that was refunded, in its currency's smallest unit; 0: none was."""
+    refunded: int
+    """What was refunded of it."""
+    disputed: int
+    """What is disputed, or was lost in disputes."""
+    created_at: datetime
+    """When it was heard of first."""
+    changed_at: datetime
+    """When something was heard of it last."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentWithEventsEvent:
+    id: str
+    type: str
+    created_at: datetime
+    """When it happened, as Stripe says."""
+    received_at: datetime
+    """When it came."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentWithEvents(Payment):
+    events: tuple[PaymentWithEventsEvent, ...]
+    """The first 200 that told of it, as they came."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
     persona: str | None
     scenario: str | None
@@ -1036,6 +1206,44 @@ class RateCard:
     match: Match
     created_at: datetime
     """When it was published."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecurringGrant:
+    id: str
+    user_id: str
+    amount: Decimal
+    """What each period gives."""
+    kind: str
+    """One of ``paid``, ``promotional``."""
+    priority: int
+    """Lower is used first."""
+    period: str
+    """One of ``day``, ``week``, ``month``, ``year``."""
+    starts_at: datetime
+    """When the first period begins."""
+    ends_at: datetime | None
+    """No period begins then or later; null: no end is set."""
+    count: int | None
+    """So many periods at most; null: any number."""
+    leftover: str
+    """What becomes of what is left when the next period begins. One of ``expiry``, ``rollover``."""
+    rollover_cap: Decimal | None
+    """So much rolls over at most; null: all of it."""
+    cost_basis: Decimal | None
+    """Money a credit."""
+    metadata: Mapping[str, Any]
+    """Your own data, given to each grant."""
+    state: str
+    """One of ``active``, ``paused``, ``cancelled``, ``ended``."""
+    given: int
+    """Periods that were given."""
+    skipped: int
+    """Periods that passed while it was paused."""
+    next_at: datetime | None
+    """When the next grant is effective; null: none comes."""
+    created_at: datetime
+    """When it was made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -309,6 +309,54 @@ class BelowFloor(Conflict):
     """What may be taken."""
 
 
+class TooManyRecurringGrants(Conflict):
+    """``too-many-recurring-grants``, 409: The user has too many recurring grants."""
+
+    of_code: ClassVar[str | None] = "too-many-recurring-grants"
+
+
+class RecurringGrantOver(Conflict):
+    """``recurring-grant-over``, 409: The recurring grant is over."""
+
+    of_code: ClassVar[str | None] = "recurring-grant-over"
+
+
+class TooManyStreams(Problem):
+    """``too-many-streams``, 429: The user has too many streams open."""
+
+    of_code: ClassVar[str | None] = "too-many-streams"
+
+
+class NoStreamFree(ServerProblem):
+    """``no-stream-free``, 503: This process has no stream to spare."""
+
+    of_code: ClassVar[str | None] = "no-stream-free"
+
+
+class InvalidSignature(Malformed):
+    """``invalid-signature``, 400: The signature is not valid."""
+
+    of_code: ClassVar[str | None] = "invalid-signature"
+
+
+class WrongMode(Conflict):
+    """``wrong-mode``, 409: The event is of live mode, and this service is for test mode."""
+
+    of_code: ClassVar[str | None] = "wrong-mode"
+
+
+class PaymentNotOpen(Conflict):
+    """``payment-not-open``, 409: Nothing has to be decided of the payment."""
+
+    of_code: ClassVar[str | None] = "payment-not-open"
+
+
+class NothingPaid(Conflict):
+    """``nothing-paid``, 409: It is not known that this was paid."""
+
+    of_code: ClassVar[str | None] = "nothing-paid"
+
+
 class TooManySimulations(Conflict):
     """``too-many-simulations``, 409: Too many simulations are waiting."""
 
@@ -378,6 +426,14 @@ BY_CODE: Final[Mapping[str, type[Problem]]] = {
         GrantSpent,
         GrantClosed,
         BelowFloor,
+        TooManyRecurringGrants,
+        RecurringGrantOver,
+        TooManyStreams,
+        NoStreamFree,
+        InvalidSignature,
+        WrongMode,
+        PaymentNotOpen,
+        NothingPaid,
         TooManySimulations,
         TooManyEndpoints,
         EndpointDisabled,

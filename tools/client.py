@@ -321,7 +321,7 @@ class Parts:
 
     def _enum(self, values: Sequence[str], prefix: str) -> str:
         literal = f"Literal[{', '.join(repr(value) for value in values)}]"
-        named = ENUMS.get(values[0])
+        named = ENUMS.get(tuple(values[:2]))
         if named is None:
             return literal
         if self._enums.setdefault(named, literal) != literal:

@@ -18,10 +18,21 @@ METHODS: Final = {
     "POST /v1/sessions/{session_id}/rerate": "rerate",
     "POST /v1/sessions/{session_id}/review": "review",
     "GET /v1/users/{user_id}/balance": "balance",
+    "GET /v1/users/{user_id}/live": "live",
     "GET /v1/users/{user_id}/entries": "entries",
     "GET /v1/users/{user_id}/grants": "grants",
     "POST /v1/users/{user_id}/grants": "grant",
     "POST /v1/grants/{grant_id}/void": "void_grant",
+    "POST /v1/grants/bulk": "grant_in_bulk",
+    "GET /v1/users/{user_id}/recurring-grants": "recurring_grants",
+    "POST /v1/users/{user_id}/recurring-grants": "create_recurring_grant",
+    "GET /v1/recurring-grants/{recurring_id}": "recurring_grant",
+    "POST /v1/recurring-grants/{recurring_id}/pause": "pause_recurring_grant",
+    "POST /v1/recurring-grants/{recurring_id}/resume": "resume_recurring_grant",
+    "POST /v1/recurring-grants/{recurring_id}/cancel": "cancel_recurring_grant",
+    "GET /v1/payments": "payments",
+    "GET /v1/payments/{payment_id}": "payment",
+    "POST /v1/payments/{payment_id}/resolve": "resolve_payment",
     "POST /v1/users/{user_id}/adjustments": "adjust",
     "GET /v1/users": "users",
     "GET /v1/users/{user_id}": "user",
@@ -73,7 +84,9 @@ RECORDS: Final = {
     "LargestFall": "SessionChange",
     "LargestRise": "SessionChange",
     "Pages": "PulledPage",
+    "Rows": "BulkRow",
     "Steps": "SessionStep",
+    "Totals": "BulkTotals",
     "Users": "UserCounts",
     "UsersPayingLess": "UserChange",
     "UsersPayingMore": "UserChange",
@@ -94,5 +107,9 @@ CARDS: Final = {
 }
 """Members of bodies that are a card or the id or name of one, which the document leaves open."""
 
-ENUMS: Final = {"session.started": "EventType", "starting": "SessionState", "grant": "EntryKind"}
-"""Sets of values with a name of their own, by their first value."""
+ENUMS: Final = {
+    ("session.started", "session.live"): "EventType",
+    ("starting", "unconfirmed"): "SessionState",
+    ("grant", "charge"): "EntryKind",
+}
+"""Sets of values with a name of their own, by their first two values."""

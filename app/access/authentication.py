@@ -9,7 +9,7 @@ import jwt
 from app.access.issuer import Issuer
 from app.access.key_use import KeyUse
 from app.access.keys import find_key, looks_like_key
-from app.access.user_tokens import PORTAL, UserTokens
+from app.access.user_tokens import PORTAL, Bearer, UserTokens
 from app.core.access import ALL_SCOPES, Caller
 from app.db.database import Database
 from app.http.access import not_valid
@@ -57,7 +57,7 @@ class Authentication:
             return await self._by_token(credentials)
         raise not_valid("this key is not valid")
 
-    async def portal_user(self, token: str) -> str:
+    async def portal_bearer(self, token: str) -> Bearer:
         """The user whose portal a token opens: one of a link's, or any of the user's own.
 
         Raises a :class:`~app.errors.Problem`: 401 as for calls; 503 if an issuer's keys cannot be had.
@@ -66,11 +66,8 @@ class Authentication:
             raise not_valid("this is no link to a portal")
         claims = self._user_tokens.signed(token, _header(token).get("kid"))
         if claims is not None and claims.get("aud") == PORTAL:
-            return self._user_tokens.user_of(claims, self._clock.now(), PORTAL)
-        caller = await self._by_token(token)
-        if caller.user_id is None:
-            raise not_valid("this is no user's token")
-        return caller.user_id
+            return self._user_tokens.bearer_of(claims, self._clock.now(), PORTAL)
+        return await self._bearer(token)
 
     async def _by_key(self, secret: str) -> Caller:
         async with self._database.reading() as transaction:
@@ -83,18 +80,20 @@ class Authentication:
         if key.expires_at is not None and now >= key.expires_at:
             raise not_valid("this key has expired")
         self._key_use.note(key.id, now)
-        return Caller(key.public_id, key.scopes)
+        return Caller(key.public_id, key.scopes, expires_at=key.expires_at)
 
     async def _by_token(self, token: str) -> Caller:
+        user_id, expires_at = await self._bearer(token)
+        return Caller(f"user:{user_id}", user_id=user_id, expires_at=expires_at)
+
+    async def _bearer(self, token: str) -> Bearer:
         header = _header(token)
         claims = self._user_tokens.signed(token, header.get("kid"))
         if claims is not None:
-            user_id = self._user_tokens.user_of(claims, self._clock.now())
-        elif self._issuer is not None:
-            user_id = await self._issuer.user_of(token, header)
-        else:
-            raise not_valid("this token's signature is not right")
-        return Caller(f"user:{user_id}", user_id=user_id)
+            return self._user_tokens.bearer_of(claims, self._clock.now())
+        if self._issuer is not None:
+            return await self._issuer.bearer_of(token, header)
+        raise not_valid("this token's signature is not right")
 
 
 def _header(token: str) -> dict[str, Any]:

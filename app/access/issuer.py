@@ -17,7 +17,7 @@ import jwt
 import structlog
 from pydantic import SecretStr
 
-from app.access.user_tokens import UNCHECKED, valid_user
+from app.access.user_tokens import UNCHECKED, Bearer, valid_bearer
 from app.core.units import US_PER_S, Instant, Micros
 from app.errors import UNAVAILABLE, Problem
 from app.http.access import not_valid
@@ -72,7 +72,7 @@ class Issuer:
         self._clock = clock
         self._keys = None if terms.jwks_url is None else _PublicKeys(terms.jwks_url, clock, transport)
 
-    async def user_of(self, token: str, header: Mapping[str, Any]) -> str:
+    async def bearer_of(self, token: str, header: Mapping[str, Any]) -> Bearer:
         """The user whose token it is.
 
         Raises a :class:`~app.errors.Problem`: 401 if it is not valid, 503 if the issuer's keys cannot be had.
@@ -84,7 +84,7 @@ class Issuer:
         named = audience if isinstance(audience, list) else [audience]
         if self._terms.audience is not None and self._terms.audience not in named:
             raise not_valid("this token was made for something else")
-        return valid_user(claims, self._terms.user_claim, self._clock.now(), LEEWAY, self._terms.max_ttl)
+        return valid_bearer(claims, self._terms.user_claim, self._clock.now(), LEEWAY, self._terms.max_ttl)
 
     async def _signed(self, token: str, header: Mapping[str, Any]) -> Mapping[str, Any]:
         try:

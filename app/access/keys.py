@@ -4,6 +4,7 @@ A slow hash would guard against guessing, which 256 random bits need not fear, a
 """
 
 import hashlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from uuid import UUID
@@ -13,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from sqlalchemy import ColumnElement, Row, func, insert, select, update
 
 from app.core.access import ALL_SCOPES, Actor, Scope
-from app.core.ids import NIL_ACCOUNT, Kind, base32, reference_id
+from app.core.ids import NIL_ACCOUNT, Kind, base32, parse_reference_id, reference_id
 from app.core.units import Instant, format_instant
 from app.db.database import Transaction
 from app.db.keyset import beyond
@@ -80,6 +81,13 @@ async def find_key(transaction: Transaction, secret: str) -> StoredKey | None:
 async def key_by_id(transaction: Transaction, key_id: UUID) -> StoredKey | None:
     """The key with this id, revoked and expired ones too; null if there is none."""
     return await _stored(transaction, api_keys.c.id == key_id)
+
+
+async def revoked_callers(transaction: Transaction, names: Collection[str]) -> set[str]:
+    """Which of these callers, by name, are keys that were revoked."""
+    key_ids = {key_id for name in names if (key_id := parse_reference_id(Kind.API_KEY, name)) is not None}
+    revoked = select(api_keys.c.id).where(api_keys.c.id.in_(key_ids), api_keys.c.revoked_at.is_not(None))
+    return {reference_id(Kind.API_KEY, key_id) for key_id in (await transaction.execute(revoked)).scalars()}
 
 
 async def _stored(transaction: Transaction, this: ColumnElement[bool]) -> StoredKey | None:

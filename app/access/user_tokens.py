@@ -6,7 +6,7 @@ fast, and so never by the library's.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import jwt
 from pydantic import Field
@@ -45,6 +45,13 @@ UNCHECKED: Final[Any] = {
     "enforce_minimum_key_length": True,
 }
 """The library checks the signature; the claims are checked here, all of them."""
+
+
+class Bearer(NamedTuple):
+    """Whose token it is, and from when on it is no longer taken."""
+
+    user_id: str
+    expires_at: Instant
 
 
 class UserTokenDocument(Document):
@@ -88,11 +95,11 @@ class UserTokens:
         return claims
 
     @staticmethod
-    def user_of(claims: Mapping[str, Any], now: Instant, audience: str = OWN_ISSUER) -> str:
+    def bearer_of(claims: Mapping[str, Any], now: Instant, audience: str = OWN_ISSUER) -> Bearer:
         """The user whose token it is. Raises a :class:`~app.errors.Problem`, 401, if it is not valid now."""
         if claims.get("iss") != OWN_ISSUER or claims.get("aud") != audience:
             raise not_valid("this token was made for something else")
-        return valid_user(claims, "sub", now, Micros(0))
+        return valid_bearer(claims, "sub", now, Micros(0))
 
 
 async def issue_portal_link(
@@ -132,9 +139,9 @@ async def issue_token(
     return document, token
 
 
-def valid_user(
+def valid_bearer(
     claims: Mapping[str, Any], name: str, now: Instant, leeway: Micros, max_ttl: Micros | None = None
-) -> str:
+) -> Bearer:
     """The user in the claim ``name`` of a token whose signature is right.
 
     Raises a :class:`~app.errors.Problem`, 401, if it has no ``exp`` or has expired, is not valid yet, lasts longer than
@@ -154,7 +161,7 @@ def valid_user(
         raise not_valid(f"this token lasts too long: at most {seconds(max_ttl)} seconds are taken")
     user_id = claims.get(name)
     try:
-        return printable(user_id if isinstance(user_id, str) else "")
+        return Bearer(printable(user_id if isinstance(user_id, str) else ""), Instant(expires + leeway))
     except InvalidQuantity:
         raise not_valid(f"the claim {name} of this token holds no user's id") from None
 

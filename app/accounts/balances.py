@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BindParameter, Column, Table, bindparam, func, select
+from sqlalchemy import BindParameter, Column, Row, Table, bindparam, func, select
 
 from app.core.account import Account
 from app.core.ids import account_id_of
@@ -26,20 +26,32 @@ async def balance_document(
     ``talk_time_s``: how long a session could last that started now at the user's own prices, at most ``longest``.
     404 for a user never seen.
     """
-    account_id = account_id_of(user_id)
-    row = (await transaction.execute(select(accounts).where(accounts.c.account_id == account_id))).one_or_none()
+    return await balance_of_row(transaction, await account_row(transaction, user_id), now, longest, keys)
+
+
+async def account_row(transaction: Transaction, user_id: str) -> Row[Any]:
+    """A user's account as it is stored. 404 for a user never seen."""
+    statement = select(accounts).where(accounts.c.account_id == account_id_of(user_id))
+    row = (await transaction.execute(statement)).one_or_none()
     if row is None:
         raise unknown_user()
+    return row
+
+
+async def balance_of_row(
+    transaction: Transaction, row: Row[Any], now: Instant, longest: Micros, keys: LedgerKeys | None
+) -> dict[str, Any]:
+    """The same of an account whose row was read already, in the same transaction."""
     account = await account_now(transaction, row, now, keys)
     card = await card_of_account(transaction, row.rate_card, now)
     talk_time = affordable_time(card.card, MicroCredits(max(0, account.available)), longest)
     return {
-        "user_id": user_id,
+        "user_id": row.user_id,
         "balance": format_credits(account.balance),
         "held": format_credits(account.held),
         "available": format_credits(account.available),
         "credit_limit": format_credits(account.credit_limit),
-        "accrued": format_credits(await _accrued(transaction, account_id)),
+        "accrued": format_credits(await _accrued(transaction, row.account_id)),
         "talk_time_s": seconds(talk_time),
         "expiring_next": _expiring_next(account),
         "as_of": format_instant(now),

@@ -261,7 +261,7 @@ ACCOUNTS: Final = Described(
             description="Grants what a CSV file says, row by row, each once by its reference: sent again, it goes on. "
             "With `dry_run` nothing is changed.",
             answers={200: replies("What came of each row, or would.", ref("BulkGrants"))},
-            parameters={"dry_run": one_of(("true", "false"), "Whether to tell only what would come of it.")},
+            parameters={"dry_run": flag("Whether to tell only what would come of it.")},
         ),
         "POST /v1/grants/{grant_id}/void": Operation(
             description="Takes back what is left of a grant, and closes it.",

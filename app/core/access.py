@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from app.core.units import Instant
+
 
 class Scope(StrEnum):
     """What a key may do."""
@@ -66,11 +68,15 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls. ``user_id``: the bearer of a user token, who has no scopes and may reach that user's things only."""
+    """Who calls. ``user_id``: the bearer of a user token, who has no scopes and may reach that user's things only.
+
+    ``expires_at``: from when on the credentials are no longer taken; null: they never expire by themselves.
+    """
 
     name: str
     scopes: frozenset[Scope] = frozenset()
     user_id: str | None = None
+    expires_at: Instant | None = None
 
     def has(self, scope: Scope) -> bool:
         return scope in self.scopes or Scope.ADMIN in self.scopes

@@ -28,6 +28,7 @@ from sqlalchemy import (
     UniqueConstraint,
     Uuid,
     and_,
+    cast,
     func,
     text,
 )
@@ -76,6 +77,9 @@ def _of_account(*columns: str, table: str) -> ForeignKeyConstraint:
     return ForeignKeyConstraint(["account_id", *columns], [f"{table}.{key}" for key in keys])
 
 
+THIS_TRANSACTION: Final[ColumnElement[int]] = cast(cast(func.pg_current_xact_id(), Text), BigInteger)
+"""The number of the transaction that runs a statement."""
+
 accounts = _distributed(
     "accounts",
     (),
@@ -99,7 +103,10 @@ accounts = _distributed(
     _col("alerts", JSONB, nullable=True),
     _col("alert_level", Text, nullable=True),
     _col("created_at", InstantType),
+    # Written by every update there is, so that none can forget it; no default of the schema's.
+    Column("changed_by", BigInteger, nullable=True, default=THIS_TRANSACTION, onupdate=THIS_TRANSACTION),
 )
+Index("accounts_changed_by_idx", accounts.c.changed_by)
 Index(
     "accounts_undispatched_idx",
     accounts.c.account_id,

@@ -130,7 +130,9 @@ def _free(table: Table) -> Select[Any]:
 def _mark(table: Table) -> Any:
     told = func.unnest(bindparam("these", type_=ARRAY(Uuid)), bindparam("marks", type_=ARRAY(BigInteger)))
     moved = told.table_valued(column("account_id", Uuid), column("mark", BigInteger), name="moved").render_derived()
-    return update(table).where(table.c.account_id == moved.c.account_id).values(dispatched_seq=moved.c.mark)
+    marked = update(table).where(table.c.account_id == moved.c.account_id).values(dispatched_seq=moved.c.mark)
+    # Streams tell nothing of this: whoever looks for what changed an account need not find it.
+    return marked.values(changed_by=accounts.c.changed_by) if table is accounts else marked
 
 
 async def _waiting(transaction: Transaction, table: Table) -> Sequence[Row[Any]]:

@@ -9,6 +9,7 @@ from starlette.requests import Request
 JSON: Final = "application/json"
 CSV: Final = "text/csv"
 SVG: Final = "image/svg+xml"
+EVENT_STREAM: Final = "text/event-stream"
 VARY: Final = {"Vary": "Accept"}
 """Goes with every answer whose form depends on what was asked for."""
 
@@ -24,6 +25,11 @@ def wants_csv(request: Request) -> bool:
 def wants_svg(request: Request) -> bool:
     """Whether the client would rather have a picture than JSON."""
     return preferred(request.headers.getlist("accept"), (JSON, SVG)) == SVG
+
+
+def wants_events(request: Request) -> bool:
+    """Whether the client would rather be told what changes, as it changes, than once."""
+    return preferred(request.headers.getlist("accept"), (JSON, EVENT_STREAM)) == EVENT_STREAM
 
 
 def preferred(headers: Iterable[str], offered: tuple[str, ...]) -> str:

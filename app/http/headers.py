@@ -22,7 +22,7 @@ _HEADERS: Final = (
 _TLS_ONLY: Final = (b"strict-transport-security", b"max-age=31536000")
 
 ALLOWED_METHODS: Final = "GET, POST, PATCH, DELETE"
-ALLOWED_REQUEST_HEADERS: Final = "Accept, Authorization, Content-Type, Idempotency-Key"
+ALLOWED_REQUEST_HEADERS: Final = "Accept, Authorization, Content-Type, Idempotency-Key, Last-Event-ID"
 EXPOSED_HEADERS: Final = (
     "Idempotency-Replayed, RateLimit, RateLimit-Policy, Retry-After, X-Request-Id, X-Session-Id, Content-Disposition"
 )

@@ -24,6 +24,9 @@ MAX_HEAD: Final = 32 * 1024
 """Bytes of the request line and all headers. What came with them in one read is let pass: at most 256 KiB."""
 
 
+ABORT: Final = "abort_connection"
+"""In the state of a request: cuts its connection at once, whatever of the answer is still on its way."""
+
 _TOO_LONG: Final = b"/" + b"x" * MAX_ADDRESS
 """Stands for every address that is too long, of which nothing is kept. The application refuses it, once the headers
 have told from which origin it comes, so that a page can read why."""
@@ -91,6 +94,7 @@ class _Bounded(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         self._in_head = self._in_request = True
         super().on_message_begin()
+        self.scope["state"][ABORT] = self.transport.abort
 
     def on_url(self, url: bytes) -> None:
         if self.url is _TOO_LONG:

@@ -104,7 +104,7 @@ PAYMENTS: Final = Described(
             parameters={
                 **PAGED,
                 "user_id": text("ada", "Only those of this user.", longest=128),
-                "needs_attention": one_of(("true", "false"), "Only those that a person has to look at, or the others."),
+                "needs_attention": flag("Only those that a person has to look at, or the others."),
             },
         ),
         "GET /v1/payments/{payment_id}": Operation(

@@ -13,6 +13,7 @@ from app.deliveries.endpoints import EndpointPorts
 from app.http.rate_limits import Meter, per_minute
 from app.http.sealing import Sealing
 from app.ledger.book import LedgerPorts
+from app.live.hub import Hub
 from app.ports.clock import Clock
 from app.ports.ids import Ids
 from app.ports.randomness import Randomness
@@ -66,6 +67,7 @@ class Parts:
     endings: Endings
     endpoints: EndpointPorts
     faults: Callable[[], Awaitable[list[str]]]
+    live: Hub
     can_end: bool
 
     @property
@@ -90,6 +92,7 @@ def _portal(parts: Parts, renderer: Renderer) -> Portal:
         receiving=parts.receiving,
         ledger_keys=parts.ledger.keys,
         renderer=renderer,
+        live=parts.live,
         failures=parts.failures,
         longest=settings.max_session_s,
         rerate_window=settings.rerate_window_s,

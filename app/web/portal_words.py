@@ -75,6 +75,7 @@ ENGLISH: Final = Words(
         "broken": "It is our fault, and nothing was changed. Try again in a moment.",
         "credits": "{amount} credits",
         "so_far": "{amount} credits so far",
+        "still_left": "at most {time} left",
         "talk": "{time} of talk",
         "silence": "{time} of silence",
         "free": "{time} {what} were free",

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from tests.bugzoo import access, charging, client, events, ledger, sessions, top_ups
+from tests.bugzoo import access, charging, client, events, ledger, live, sessions, top_ups
 from tests.bugzoo.bug import Bug
 
 BUGS: Final[tuple[Bug, ...]] = (
@@ -12,6 +12,7 @@ BUGS: Final[tuple[Bug, ...]] = (
     *access.BUGS,
     *events.BUGS,
     *client.BUGS,
+    *live.BUGS,
     *top_ups.BUGS,
 )
 

@@ -394,11 +394,11 @@ async def test_a_shared_secret_of_any_length_does_for_each_algorithm(length: int
     issuer = Issuer(terms, clock)
     claims = {"iss": ISSUER, "sub": "ada", "exp": clock.now() // US_PER_S + 60}
     text = signed_by_hand(claims, secret, algorithm)
-    assert await issuer.user_of(text, jwt.get_unverified_header(text)) == "ada"
+    assert (await issuer.bearer_of(text, jwt.get_unverified_header(text))).user_id == "ada"
     for other in (secret[:-1], secret + "0", "x" + secret[1:]):
         text = signed_by_hand(claims, other, algorithm)
         with pytest.raises(Problem, match="signature"):
-            await issuer.user_of(text, jwt.get_unverified_header(text))
+            await issuer.bearer_of(text, jwt.get_unverified_header(text))
 
 
 DAY = 86_400

@@ -117,6 +117,9 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _ENDED: Final = ("settled", "failed", "review")
 
 
+RUNNING: Final = frozenset({"starting", "unconfirmed", "live", "over", "review"})
+
+
 class Violation(Exception):
     """What must hold does not. ``kind`` names the rule."""
 
@@ -295,6 +298,24 @@ class Auditor:
         """The state of each endpoint, by its path."""
         found = self._rows("select url, state from endpoints")
         return {"/" + row["url"].rpartition("/")[2]: row["state"] for row in found}
+
+    def stored_state(self, user: str) -> tuple[dict[str, Any], dict[str, tuple[str, str | None]]] | None:
+        """A user's figures, and state and charge of each session by its id; null if the user was never seen."""
+        found = self._rows("select * from accounts where user_id = %(user)s", {"user": user})
+        if not found:
+            return None
+        account = found[0]
+        rows = self._rows("select * from sessions where account_id = %(id)s", {"id": account["account_id"]})
+        running = sum(row["accrued"] for row in rows if row["charged"] is None and row["state"] in RUNNING)
+        figures: dict[str, Any] = {name: _credits(account[name]) for name in ("balance", "held", "credit_limit")} | {
+            "accrued": _credits(running),
+            "suspended": account["suspended"],
+            "sequence": account["event_seq"],
+        }
+        return figures, {
+            _public(Kind.SESSION, row): (row["state"], None if row["charged"] is None else _credits(row["charged"]))
+            for row in rows
+        }
 
     def _ids(self, statement: str) -> list[dict[str, Any]]:
         return self._rows(statement)
@@ -783,6 +804,12 @@ def _instant(text: str) -> int:
 
 
 _CREDITS: Final = re.compile(r"(-?)([0-9]+)(?:\.([0-9]{1,6}))?")
+
+
+def _credits(amount: int) -> str:
+    """Micro-credits as documents have them."""
+    sign, whole, rest = "-" if amount < 0 else "", *divmod(abs(amount), 1_000_000)
+    return f"{sign}{whole}.{rest:06d}".rstrip("0").rstrip(".")
 
 
 def _micros(text: str) -> int:

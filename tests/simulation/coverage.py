@@ -8,6 +8,7 @@ from tests.simulation.dice import ALL
 from tests.simulation.endpoints import BRANCHES as ENDPOINTS
 from tests.simulation.plan import AMBUSHES, HIDDEN
 from tests.simulation.top_ups import BRANCHES as TOP_UPS
+from tests.simulation.watchers import BRANCHES as WATCHERS
 
 ENOUGH: Final = 200
 """Of fewer seeds nothing is demanded."""
@@ -45,6 +46,7 @@ _BRANCHES: Final = (
 EXPECTED: Final = frozenset(_BRANCHES) | {
     *ENDPOINTS,
     *TOP_UPS,
+    *WATCHERS,
     *(f"{group}/{fault}" for group, fault in ALL),
     *(f"{point} {how}" for point, how in AMBUSHES),
     *(f"{point} hidden" for point in HIDDEN),

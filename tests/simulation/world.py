@@ -8,10 +8,11 @@ import asyncio
 import json
 import re
 from collections import Counter
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import count
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -36,6 +37,7 @@ from tests.simulation.statements import Traps
 from tests.simulation.top_ups import PATH as STRIPE
 from tests.simulation.top_ups import PAYER, TopUps, ambush_of, deals_of, pays
 from tests.simulation.top_ups import settings as top_up_settings
+from tests.simulation.watchers import LOOKS_S, Watcher, watches
 
 ORIGIN: Final = parse_instant("2025-03-01T12:00:00Z")
 """So long ago that the database's own clock calls all of a world old: it drops no heartbeats of the last week."""
@@ -189,6 +191,16 @@ class World:
             )
             self.auditor.may_be_below.add(PAYER)
         self._paying: list[asyncio.Task[Any]] = []
+        self.watchers = [
+            Watcher(
+                plan.seed,
+                user,
+                lambda what: self.seen.update([what]),
+                lambda process: self._round(process, "live", process.service.live.look),
+                lambda: self.dice.active,
+            )
+            for user in (USERS[:2] if watches(plan.seed) else ())
+        ]
         self._lives = 0
         self._processes: list[Process | None] = [None] * plan.processes
         self._actors: set[asyncio.Task[Any]] = set()
@@ -365,6 +377,38 @@ class World:
             if self.loop.now_us - began > HEALED_WITHIN_S * US_PER_S:
                 self.auditor.fail("did not heal", "deliveries still wait")
         self.endpoints.check(self.auditor.events(), self.auditor.endpoints(), SKEW)
+
+    async def _watch(self, watcher: Watcher) -> None:
+        """A front end that comes again whenever its stream ends."""
+        for tries in count():
+            await asyncio.sleep(rng(self.plan.seed, "watch", watcher.user, tries).uniform(1, 15))
+            process = self._pick("watch", watcher.user, tries)
+            if process is None or self.traps.down or process.astray:
+                continue
+            before = self._outside()
+            try:
+                await watcher.listen(process)
+            except Exception as error:  # noqa: BLE001 - a client is told of a fault, and comes again
+                if not _of_the_database(error) or before == self._outside():
+                    self.auditor.fail("a stream broke", repr(error))
+
+    async def _check_watchers(self, watching: Sequence[asyncio.Task[Any]]) -> None:
+        """Nothing happens any more: whoever follows a user knows by now what is so."""
+        if not self.watchers:
+            return
+        await asyncio.sleep(5 * LOOKS_S[1])
+        for task in watching:
+            task.cancel()
+        for watcher in self.watchers:
+            stored = self.auditor.stored_state(watcher.user)
+            if stored is None:
+                continue
+            account, sessions = stored
+            if account["suspended"]:
+                continue
+            for fault in watcher.faults(account, sessions):
+                self.auditor.fail("a front end was told something else", f"{watcher.user}: {fault}")
+            self.seen["watcher was right"] += 1
 
     async def _round(self, process: Process, operation: str, work: Any) -> None:
         self._busy += 1
@@ -936,7 +980,8 @@ class World:
             self._spawn(self._listen())
         if self.top_ups is not None:
             self._spawn(self._top_up(self.top_ups))
-        story = self._spawn(self._story())
+        watching = [self._spawn(self._watch(watcher)) for watcher in self.watchers]
+        story = self._spawn(self._story(watching))
         try:
             await asyncio.wait({story, self._broken}, return_when=asyncio.FIRST_COMPLETED)
             if self._broken.done():
@@ -945,7 +990,7 @@ class World:
         finally:
             await self._close()
 
-    async def _story(self) -> None:
+    async def _story(self, watching: Sequence[asyncio.Task[Any]]) -> None:
         await self._main()
         await self._heal("the sessions")
         self.dice.active = True
@@ -957,6 +1002,7 @@ class World:
         await self._heal("the corrections", late=True)
         await asyncio.gather(*self._paying)
         await self._until_told()
+        await self._check_watchers(watching)
         await self._final()
 
     async def _main(self) -> None:
