@@ -1,5 +1,6 @@
 """What the generated client calls things where the API document does not say it: one line for an operation."""
 
+from collections.abc import Mapping
 from typing import Final
 
 METHODS: Final = {
@@ -107,7 +108,7 @@ CARDS: Final = {
 }
 """Members of bodies that are a card or the id or name of one, which the document leaves open."""
 
-ENUMS: Final = {
+ENUMS: Final[Mapping[tuple[str, ...], str]] = {
     ("session.started", "session.live"): "EventType",
     ("starting", "unconfirmed"): "SessionState",
     ("grant", "charge"): "EntryKind",
