@@ -19,10 +19,12 @@ RETRIED: Final = frozenset(
         "busy",
         "end-unconfirmed",
         "idempotency-in-flight",
+        "no-stream-free",
         "provider-busy",
         "provider-unavailable",
         "rate-limited",
         "request-timeout",
+        "too-many-streams",
         "unavailable",
     }
 )

@@ -97,10 +97,23 @@ class EndpointEvent(Event):
     why: str | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PaymentEvent(Event):
+    """``payment.*``: ``grant_id`` and ``amount`` where credits were taken or given again; ``reference`` and
+    ``attention`` where a person has to look at it."""
+
+    payment_id: str
+    grant_id: str | None = None
+    amount: Decimal | None = None
+    reference: str | None = None
+    attention: str | None = None
+
+
 _KINDS: Final[Mapping[str, type[Event]]] = {
     "session": SessionEvent,
     "grant": GrantEvent,
     "balance": BalanceEvent,
+    "payment": PaymentEvent,
     "charge.corrected": ChargeCorrected,
     "rate_card.published": RateCardPublished,
     "webhook_endpoint": EndpointEvent,
