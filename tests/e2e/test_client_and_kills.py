@@ -38,6 +38,8 @@ LOST: Final = 0.02
 CUSTOMERS: Final = 6
 """Of each client."""
 
+PATIENCE_S: Final = 90.0
+
 PATIENT: Final = RetryPolicy(attempts=1000, deadline_s=60, longest_wait_s=1)
 GIVEN_BACK: Final = Decimal("0.01")
 
@@ -110,6 +112,8 @@ class Tale:
     asked_on: int = 0
     """Starts of which it was not known at first what had become of them."""
     retries: list[Retry] = field(default_factory=list)
+    refunding: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set as soon as there is something to refund."""
 
 
 @dataclass
@@ -135,6 +139,7 @@ class Customer:
             if turn % 4 == 3:
                 await self._look()
             if self.settled:
+                self.tale.refunding.set()
                 refund = await self._do(
                     "refund", self.settled[turn % len(self.settled)], amount=GIVEN_BACK, reason="a test"
                 )
@@ -175,8 +180,12 @@ class Customer:
                     self.settled.append(session_id)
 
 
-async def kill(worker: Worker, client: httpx.AsyncClient, chance: random.Random) -> None:
-    for _ in range(KILLS):
+async def kill(worker: Worker, client: httpx.AsyncClient, chance: random.Random, tale: Tale) -> None:
+    """The last kills wait for refunds, which need a settled session: a busy machine takes longer to have one."""
+    for number in range(KILLS):
+        if number == KILLS - 2:
+            async with asyncio.timeout(PATIENCE_S):
+                await tale.refunding.wait()
         await asyncio.sleep(chance.uniform(*CALM_S))
         worker.kill()
         worker.start()
@@ -218,7 +227,7 @@ async def happen(folder: Path, database: str, provider: str, provider_key: str, 
                     for kind, driver in (("async", AsyncDriver(in_loop)), ("sync", SyncDriver(in_threads)))
                     for number in range(CUSTOMERS)
                 ]
-                killer = asyncio.create_task(kill(worker, beside, random.Random(2)))
+                killer = asyncio.create_task(kill(worker, beside, random.Random(2), tale))
                 killer.add_done_callback(lambda _: over.set())
                 await asyncio.gather(killer, *(one.live(over) for one in customers))
                 retried = {retry.idempotency_key or "a read" for retry in tale.retries}
