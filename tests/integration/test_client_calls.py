@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.core.units import datetime_of
+from app.core.units import US_PER_S, datetime_of
 from talktime import models, problems, webhooks
 from talktime.client import AsyncTalktime
 from talktime.errors import AccessDenied, Conflict, FieldError, Invalid
@@ -18,6 +18,8 @@ from tests.support.client_drivers import Asked, Driver, driver
 from tests.support.furnished import finished
 from tests.support.postgres import WorkerDatabases
 from tests.support.scripted_provider import ProviderHost
+from tests.support.stripe import SECRET as STRIPE_SECRET
+from tests.support.stripe import FakeStripe
 from tests.support.world import ADMIN_KEY, PUBLIC_URL, World, world
 from tools.names import METHODS
 
@@ -36,7 +38,11 @@ CARD: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 async def world_of_this_module(databases: WorkerDatabases, providers: ProviderHost) -> AsyncIterator[World]:
-    capable: dict[str, Any] = {"gabber_capabilities": "end", "events_allow_private_targets": True}
+    capable: dict[str, Any] = {
+        "gabber_capabilities": "end",
+        "events_allow_private_targets": True,
+        "stripe_webhook_secrets": STRIPE_SECRET,
+    }
     async with world(databases.urls.service, providers.script(), **capable) as found:
         yield found
 
@@ -59,6 +65,7 @@ async def test_every_operation_by_its_own_method(talktime: World, asked: tuple[D
     user = f"{talktime.user()}/ü?%2F #.."
     await access(talktime, client, user)  # before time passes: other tests make keys at the beginning of time
     await users_and_grants(talktime, client, user)
+    await top_ups(talktime, client)
     settled = await sessions(talktime, client, user)
     await corrections(talktime, client, user, settled)
     await prices(talktime, client)
@@ -312,6 +319,41 @@ async def events(talktime: World, client: Driver, user: str) -> None:
     assert one.backlog.waiting >= 1
     assert made.id in [one.id for one in await client.rows("webhook_endpoints", limit=1)]
     assert (await client.do("delete_webhook_endpoint", made.id)).id == made.id
+
+
+async def top_ups(talktime: World, client: Driver) -> None:
+    user, now = talktime.user(), datetime_of(talktime.clock.now())
+    terms: dict[str, Any] = {"amount": 100, "period": "month", "kind": "promotional", "priority": 3}
+    terms |= {"leftover": "rollover", "rollover_cap": "50.5", "cost_basis": "0.05", "metadata": {"plan": "gold"}}
+    tomorrow = now + timedelta(days=1)
+    made = await client.do("create_recurring_grant", user, **terms, starts_at=tomorrow, count=7, reason="a test")
+    assert (made.amount, made.rollover_cap, made.next_at) == (100, Decimal("50.5"), tomorrow)
+    other = await client.do("create_recurring_grant", user, **terms, ends_at=now + timedelta(days=90))
+    assert {one.id for one in await client.rows("recurring_grants", user, limit=1)} == {made.id, other.id}
+    for what, state in (("pause", "paused"), ("resume", "active"), ("cancel", "cancelled")):
+        assert (await client.do(f"{what}_recurring_grant", made.id, reason="a test")).state == state
+    await client.do("cancel_recurring_grant", other.id, reason="a test")
+    assert (await client.do("recurring_grant", made.id)).state == "cancelled"
+
+    csv = f"user_id,amount,reference\n{user},5.5,bulk-1\n{user},6,bulk-2\n"
+    for dry_run, granted in ((True, 2), (None, 2), (False, 0)):
+        done = await client.do("grant_in_bulk", csv, dry_run=dry_run)
+        assert (done.totals.granted, done.totals.repeated, done.dry_run) == (granted, 2 - granted, dry_run is True)
+    assert [row.outcome for row in done.rows] == ["repeated", "repeated"]
+
+    stripe = FakeStripe(user, talktime.clock.now() // US_PER_S)
+    stripe.checkout(user, 1000)
+    (told,) = stripe.events
+    taken = await talktime.client.post("/webhooks/stripe", content=told.body, headers=stripe.signed(told.body))
+    assert taken.status_code == 200, taken.text
+    (payment,) = await client.rows("payments", user_id=user, needs_attention=True)
+    assert (payment.state, payment.attention, payment.amount) == ("waiting", "no-credits", 1000)
+    await client.do("resolve_payment", payment.id, action="grant", user_id=user, credits="12.5", reason="a test")
+    found = await client.do("payment", payment.id)
+    assert (found.state, found.credits, [one.id for one in found.events]) == ("granted", Decimal("12.5"), [told.id])
+    state = await client.do("live", user)
+    # The other one gave its first period at once.
+    assert (state.balance, state.user_id) == (124, user)
 
 
 async def access(talktime: World, client: Driver, user: str) -> None:

@@ -61,7 +61,11 @@ class Asked(httpx.AsyncBaseTransport):
         if "requestBody" not in operation:
             assert not body, call
             return
-        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        taken = operation["requestBody"]["content"]
+        if "text/csv" in taken:
+            assert body.startswith(b"user_id,"), call
+            return
+        schema = taken["application/json"]["schema"]
         document = json.loads(body)
         faults = [str(fault) for fault in self._documented.validator_of(schema).iter_errors(document)]
         assert not faults, (call, faults)
