@@ -49,7 +49,7 @@ def test_an_endpoint_is_made_changed_and_deleted(admin: Page) -> None:
     admin.get_by_role("link", name="Done").click()
     assert other not in admin.content()
     admin.get_by_role("link", name="Change", exact=True).click()
-    admin.get_by_label("State").select_option("disabled")
+    admin.get_by_label("State", exact=True).select_option("disabled")
     look(admin)
     expect(admin.get_by_role("row", name="State active disabled")).to_be_visible()
     admin.get_by_role("button", name="Change it").click()

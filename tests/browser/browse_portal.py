@@ -60,8 +60,8 @@ def test_it_fits_a_phone(visitor: Callable[..., Page], stage: Stage, path: str) 
 
 def test_a_link_opens_it_and_leaves_the_address(portal: Page, stage: Stage) -> None:
     assert portal.url == f"{stage.url}/portal"
-    expect(portal.get_by_text("8 min 50 s")).to_be_visible()
-    expect(portal.get_by_text("530 credits")).to_be_visible()
+    expect(portal.get_by_text("9 min", exact=True)).to_be_visible()
+    expect(portal.get_by_text("540 credits")).to_be_visible()
     portal.get_by_role("link", name="90.5 credits").click()
     expect(portal.get_by_text("1 min 18.5 s of talk; 12 s of silence; 59 s of silence were free")).to_be_visible()
     expect(portal.get_by_role("img", name="Session ses_")).to_be_visible()
@@ -71,9 +71,9 @@ def test_a_link_opens_it_and_leaves_the_address(portal: Page, stage: Stage) -> N
 def test_the_statement_is_taken_along(portal: Page) -> None:
     with portal.expect_download() as saved:
         portal.get_by_role("link", name="Download (CSV)").click()
-    assert len(saved.value.path().read_text(encoding="utf-8").splitlines()) == 4
+    assert len(saved.value.path().read_text(encoding="utf-8").splitlines()) == 5
     portal.get_by_role("link", name="The whole statement").click()
-    expect(portal.locator("tbody tr")).to_have_count(3)
+    expect(portal.locator("tbody tr")).to_have_count(4)
 
 
 def test_another_users_things_are_not_there(visitor: Callable[..., Page], stage: Stage) -> None:
