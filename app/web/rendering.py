@@ -37,6 +37,7 @@ DONE: Final[Mapping[str, str]] = {
     "token": "The token was made.",
     "portal-link": "The link was made.",
     "review": "The review was decided.",
+    "payment-resolve": "The payment was decided.",
     "refund": "The credits were given back.",
     "rerate": "The session was rated again.",
     "reconcile": "The timeline was pulled.",

@@ -1,13 +1,16 @@
 """How amounts, instants and durations look on pages."""
 
+import importlib
 from decimal import Decimal
+from typing import Any
 
 import jinja2
 import pytest
 
 from app.core.units import Instant, parse_instant
+from app.web.actions import Action
 from app.web.assets import Assets
-from app.web.rendering import Renderer, ago, grouped, shown_instant, signed, span, told
+from app.web.rendering import DONE, Renderer, ago, grouped, shown_instant, signed, span, told
 
 
 @pytest.mark.parametrize(
@@ -83,3 +86,14 @@ def test_everything_is_escaped_and_nothing_may_be_missing() -> None:
     assert renderer._environment.from_string("{{ x }}").render(x="<b>") == "&lt;b&gt;"
     with pytest.raises(jinja2.UndefinedError):
         template.render()
+
+
+def kinds_of(kind: type[Any]) -> set[type[Any]]:
+    return {kind}.union(*(kinds_of(one) for one in kind.__subclasses__()))
+
+
+def test_every_action_says_that_it_was_done() -> None:
+    importlib.import_module("app.web.assembly")
+    names = {name for kind in kinds_of(Action) if (name := vars(kind).get("name"))}
+    assert len(names) > 20
+    assert names <= set(DONE)
