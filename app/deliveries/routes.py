@@ -26,7 +26,7 @@ from app.deliveries.endpoints import (
 )
 from app.deliveries.events import (
     Asked,
-    event_document,
+    event_answer,
     event_key,
     events_answer,
     events_page,
@@ -239,7 +239,7 @@ def _add_event_routes(router: APIRouter, database: Database) -> None:
         key = event_key(event_id)
 
         async def work(transaction: Transaction) -> Any:
-            return event_document(await load_event(transaction, key))
+            return event_answer(await load_event(transaction, key))
 
         return await read(work)
 

@@ -138,6 +138,9 @@ async def test_an_endpoint_gets_the_types_that_it_wants(told: World, receiver: H
     assert told_of_card["user_id"] is None
     assert told_of_card["data"]["rate_card_id"] == published["id"]
     assert (told_of_card["data"]["name"], told_of_card["data"]["version"]) == (card["name"], 1)
+    # The same by the API, alone and in a list: its number is a number there too.
+    assert await told.get(f"/v1/events/{told_of_card['id']}") == told_of_card
+    assert told_of_card in (await told.get("/v1/events?type=rate_card.published"))["data"]
 
 
 async def test_events_of_before_an_endpoint_are_not_sent_to_it(told: World, receiver: Hooks) -> None:
