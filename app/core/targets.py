@@ -55,6 +55,9 @@ _V6_NEVER: Final = {
     "2001:db8::/32": "for documentation",
     "2002::/16": "an IPv4 address within 6to4",
     "3fff::/20": "for documentation",
+    # Within what is private: metadata services and their like, of AWS and of Google.
+    "fd00:ec2::/32": "a cloud's own service",
+    "fd20:ce::/32": "a cloud's own service",
 }
 _V6_PUBLIC: Final = IPv6Network("2000::/3")
 _NAT64: Final = IPv6Network("64:ff9b::/96")
