@@ -1,5 +1,6 @@
 """The user's portal: which tokens open it, what they do not open, and who may frame it."""
 
+import html
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -49,6 +50,16 @@ async def test_a_link_opens_the_portal_and_nothing_else(talktime: World) -> None
     told = ask(talktime.service.database.conninfo, f"select action, reason from audit_log where target = '{user}'")
     assert ("portal_link.create", "asked on the phone") in told
     assert token not in str(ask(talktime.service.database.conninfo, "select * from audit_log"))
+
+
+async def test_who_has_nothing_yet_is_told_so(talktime: World) -> None:
+    """A link may come before the first grant: to somebody who is to buy."""
+    url = await link(talktime, talktime.user(), ttl_s=60)
+    async with browser(talktime) as client:
+        await client.get(url)
+        home = await client.get("/portal")
+    assert home.status_code == 200
+    assert ENGLISH("no_entries") in html.unescape(home.text)
 
 
 async def test_a_users_own_token_opens_it_by_a_form(talktime: World) -> None:
